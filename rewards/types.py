@@ -1,0 +1,158 @@
+"""What a rollout is, and what it is worth: the records that cross the judges' border.
+
+    Task --(policy)--> Group of G Rollouts, each of one or more Turns
+    Group --(sources)--> G Scores per source --(panel)--> G Verdicts = ScoredGroup
+
+Axes: P prompt tokens, C completion tokens, G rollouts of one group, K reasoning steps.
+Every record is frozen and every array read-only: a stage returns a new record, nothing is filled in later.
+A `Score` or a `Verdict` without a number carries a `Failure` that says why; a failure is never 0.0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation; `role` is system, user, assistant or tool."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One thing to be asked.
+
+    id             stable name of the row it came from, unique in its data set
+    messages       the conversation so far; the policy writes the next message
+    reference      the right answer, for judges that compare
+    demonstration  a written-out answer to imitate (SFT)
+    rubric         criteria, for judges that read them
+    meta           the row's other columns, passed on to reward functions
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    reference: str | None = None
+    demonstration: str | None = None
+    rubric: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no number (or no rollout).
+
+    border  where it was caught: "rollout", "source:NAME" or "judge"
+    kind    "timeout", "error", "died", "abstained" or "malformed"
+    detail  one line for a person
+    """
+
+    border: str
+    kind: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.border} {self.kind}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One generation: what the policy read, what it wrote, and how likely each token was to it.
+
+    prompt_ids      i32[P]
+    completion_ids  i32[C], the stop token included where one ended the turn
+    logprobs        f32[C], of the sampled tokens under the untruncated policy at the sampling temperature
+    text            the completion decoded, without special tokens and without the stop string
+    stop            "stop" (stop token or string) or "length"
+    version         the oldest weights that wrote any of its tokens
+    """
+
+    prompt_ids: np.ndarray
+    completion_ids: np.ndarray
+    logprobs: np.ndarray
+    text: str
+    stop: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One attempt at a task: `index` is its place in the group, 0 to G - 1."""
+
+    index: int
+    turns: tuple[Turn, ...]
+    failure: Failure | None = None
+
+    @property
+    def text(self) -> str:
+        """What the policy answered in its last turn ("" where it never spoke)."""
+        return self.turns[-1].text if self.turns else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All attempts at one task that are compared with each other. `id` counts admissions within a stage."""
+
+    id: int
+    task: Task
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One source's opinion of one rollout. Either `value` is a finite number or `failure` says why there is none.
+
+    steps        f32[K], where the source judges steps
+    explanation  the judge's reason, for a person to read
+    parts        named components of the value
+    cost         money, in the source's own currency
+    latency      seconds
+    """
+
+    value: float | None = None
+    steps: np.ndarray | None = None
+    explanation: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    cost: float = 0.0
+    latency: float = 0.0
+    failure: Failure | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.failure is None):
+            raise ValueError("a score has either a value or a failure")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"a score must be finite, not {self.value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the panel makes of one rollout. No `reward`: `failure` says why, and no sample is learned from.
+
+    steps   f32[K] step rewards, where a source gave them
+    scores  every source's score by the source's name
+    """
+
+    reward: float | None
+    scores: Mapping[str, Score]
+    steps: np.ndarray | None = None
+    failure: Failure | None = None
+
+    def __post_init__(self) -> None:
+        if (self.reward is None) == (self.failure is None):
+            raise ValueError("a verdict has either a reward or a failure")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A group and its G verdicts, in the order of its rollouts."""
+
+    group: Group
+    verdicts: tuple[Verdict, ...]
