@@ -3,13 +3,14 @@
 The failure policy of the judges' floor, on one page:
 
     a source raises, times out, dies or abstains  ->  a `Failure` that names it, for the rollouts asked about
-    `retries`                                     ->  only those rollouts are asked again, that many times
-    `on_failure` when it still has no score:
+    `retries`                                     ->  only those rollouts are asked about again, that many times
+    `on_failure` when there still is no score:
         mask         the rollout gets no reward (and is never learned from)
         drop_group   no rollout of the group gets a reward
         substitute   the seat's `substitute` value stands in, and the score says so
         abort        `RunFailed`: the run ends with the source's name
 
+A seat of weight 0 only watches: `mask` and `drop_group` take no reward away for its sake.
 This is the one place where a judge's error becomes data, hence its broad except.
 """
 
@@ -21,7 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from rewards.errors import RunFailed
+from rewards.failures import as_failure
 from rewards.ports import RewardSource, Toolbox
 from rewards.types import Failure, Group, Score, ScoredGroup, Verdict
 
@@ -33,8 +37,9 @@ class Seat:
     """One source at the table.
 
     weight      its factor in the reward; 0 watches without rewarding
-    limit_s     seconds one question about a group may take
+    limit_s     seconds one question about a group may take, waiting for a helper process included
     retries     how often the rollouts without a score are asked about again
+    substitute  what stands in for a missing score under `on_failure: substitute`
     """
 
     name: str
@@ -54,15 +59,19 @@ class Panel:
 
     async def judge(self, group: Group, tools: Toolbox) -> ScoredGroup:
         """One verdict per rollout. Raises `RunFailed` where a seat's policy says so."""
-        columns = await asyncio.gather(*(_ask(seat, group, tools) for seat in self.seats))
-        verdicts = tuple(
-            self._verdict(rollout.failure, [column[i] for column in columns])
-            for i, rollout in enumerate(group.rollouts)
+        asked = await asyncio.gather(*(_ask(seat, group, tools) for seat in self.seats))
+        columns = [_settle(seat, group, scores) for seat, scores in zip(self.seats, asked, strict=True)]
+        dropped = self._dropped(group, columns)
+        return ScoredGroup(
+            group,
+            tuple(
+                self._verdict(rollout.failure, dropped, [column[i] for column in columns])
+                for i, rollout in enumerate(group.rollouts)
+            ),
         )
-        return ScoredGroup(group, self._drop_groups(verdicts))
 
-    def _verdict(self, failure: Failure | None, row: Sequence[Score]) -> Verdict:
-        scores = {seat.name: score for seat, score in zip(self.seats, row, strict=True)}
+    def _verdict(self, failure: Failure | None, dropped: Failure | None, row: Sequence[Score]) -> Verdict:
+        """One rollout's verdict; the first failure of: its own, a rewarding seat's, one that drops the group."""
         reward, steps = 0.0, None
         for seat, score in zip(self.seats, row, strict=True):
             if not seat.weight:
@@ -72,72 +81,80 @@ class Panel:
                 reward += seat.weight * score.value
             if score.steps is not None:
                 weighted = seat.weight * score.steps
+                if steps is not None and len(steps) != len(weighted):
+                    detail = f"{len(weighted)} step rewards, where another source gave {len(steps)}"
+                    failure = failure or Failure(f"source:{seat.name}", "malformed", detail)
+                    continue
                 steps = weighted if steps is None else steps + weighted
+        failure = failure or dropped
+        scores = {seat.name: score for seat, score in zip(self.seats, row, strict=True)}
         return Verdict(None if failure else reward, scores, None if failure else steps, failure)
 
-    def _drop_groups(self, verdicts: tuple[Verdict, ...]) -> tuple[Verdict, ...]:
-        for seat in self.seats:
-            failed = next((v.scores[seat.name].failure for v in verdicts if v.scores[seat.name].failure), None)
-            if failed and seat.on_failure == "drop_group":
-                return tuple(replace(v, reward=None, steps=None, failure=v.failure or failed) for v in verdicts)
-        return verdicts
+    def _dropped(self, group: Group, columns: Sequence[Sequence[Score]]) -> Failure | None:
+        """The first failure of a `drop_group` seat. A rollout that failed by itself is no source's failure."""
+        for seat, scores in zip(self.seats, columns, strict=True):
+            if seat.weight and seat.on_failure == "drop_group":
+                for rollout, score in zip(group.rollouts, scores, strict=True):
+                    if score.failure and not rollout.failure:
+                        return score.failure
+        return None
 
 
 async def _ask(seat: Seat, group: Group, tools: Toolbox) -> list[Score]:
-    """One seat's scores for the group, after its retries and its failure policy."""
-    border = f"source:{seat.name}"
-    scores: dict[int, Score] = {
-        i: Score(failure=Failure(border, "abstained", "the rollout itself failed"))
-        for i, rollout in enumerate(group.rollouts)
-        if rollout.failure
-    }
-    open_ = [i for i in range(len(group.rollouts)) if i not in scores]
+    """One seat's scores for the group, after its retries."""
+    silent = Score(failure=Failure(f"source:{seat.name}", "abstained", "the rollout itself failed"))
+    scores = [silent] * len(group.rollouts)
+    waiting = [i for i, rollout in enumerate(group.rollouts) if not rollout.failure]
     for _ in range(1 + seat.retries):
-        if not open_:
+        if not waiting:
             break
-        asked = replace(group, rollouts=tuple(group.rollouts[i] for i in open_))
-        scores.update(zip(open_, await _ask_once(seat, border, asked, tools), strict=True))
-        open_ = [i for i in open_ if scores[i].failure]
-    return [
-        _settle(seat, scores[i]) if not rollout.failure else scores[i] for i, rollout in enumerate(group.rollouts)
-    ]
+        asked = replace(group, rollouts=tuple(group.rollouts[i] for i in waiting))
+        for i, score in zip(waiting, await _ask_once(seat, asked, tools), strict=True):
+            scores[i] = score
+        waiting = [i for i in waiting if scores[i].failure]
+    return scores
 
 
-async def _ask_once(seat: Seat, border: str, group: Group, tools: Toolbox) -> Sequence[Score]:
-    n, start = len(group.rollouts), time.perf_counter()
+async def _ask_once(seat: Seat, group: Group, tools: Toolbox) -> list[Score]:
+    n, border, start = len(group.rollouts), f"source:{seat.name}", time.perf_counter()
 
-    def failed(kind: str, detail: str) -> list[Score]:
-        return [Score(failure=Failure(border, kind, detail), latency=time.perf_counter() - start)] * n
+    def failed(failure: Failure) -> list[Score]:
+        return [Score(failure=failure, latency=time.perf_counter() - start)] * n
 
+    clock = asyncio.timeout(seat.limit_s)
     try:
-        scores = await asyncio.wait_for(seat.source.score(group, tools), seat.limit_s)
-    except TimeoutError:
-        return failed("timeout", f"no answer in {seat.limit_s:g} s")
-    except ChildProcessError as error:
-        return failed("died", str(error) or "its process died")
+        async with clock:
+            answer = await seat.source.score(group, tools)
     except Exception as error:  # noqa: BLE001 - the border: any judge's error becomes data
-        return failed("error", f"{type(error).__name__}: {error}")
-    if len(scores) != n:
-        return failed("malformed", f"{len(scores)} scores for {n} rollouts")
+        if clock.expired():
+            return failed(Failure(border, "timeout", f"no answer in {seat.limit_s:g} s"))
+        return failed(as_failure(error, border))
+    if not isinstance(answer, Sequence) or not all(isinstance(score, Score) for score in answer):
+        return failed(Failure(border, "malformed", f"expected a sequence of Score, not {type(answer).__name__}"))
+    if len(answer) != n:
+        return failed(Failure(border, "malformed", f"{len(answer)} scores for {n} rollouts"))
     latency = (time.perf_counter() - start) / n
-    return [
-        replace(
-            score,
-            latency=score.latency or latency,
-            failure=score.failure and replace(score.failure, border=border),
-        )
-        for score in scores
-    ]
+    return [_signed(score, border, latency) for score in answer]
 
 
-def _settle(seat: Seat, score: Score) -> Score:
-    """Apply the seat's failure policy to a score that is still missing."""
-    if score.failure is None:
-        return score
-    if seat.on_failure == "abort":
-        raise RunFailed(f"reward source {seat.name!r} failed and its policy is abort: {score.failure}")
-    if seat.on_failure == "substitute":
-        return replace(
-            score, value=seat.substitute, failure=None, explanation=f"substituted {seat.substitute:g} ({score.failure})"
-        )
-    return score
+def _signed(score: Score, border: str, latency: float) -> Score:
+    """The score with the source's name on its failure, its time, and no step reward that is not a number."""
+    latency = score.latency or latency
+    if score.steps is not None and not np.isfinite(score.steps).all():
+        return Score(failure=Failure(border, "malformed", "a step reward is not finite"), latency=latency)
+    return replace(score, latency=latency, failure=score.failure and replace(score.failure, border=border))
+
+
+def _settle(seat: Seat, group: Group, scores: Sequence[Score]) -> Sequence[Score]:
+    """Apply the seat's failure policy to the scores that are still missing. A failed rollout keeps its failure."""
+    if seat.on_failure not in ("substitute", "abort"):
+        return scores
+    settled = []
+    for rollout, score in zip(group.rollouts, scores, strict=True):
+        if score.failure and not rollout.failure:
+            if seat.on_failure == "abort":
+                raise RunFailed(f"reward source {seat.name!r} failed and its policy is abort: {score.failure}")
+            reason = f"substituted {seat.substitute:g} ({score.failure})"
+            score = replace(score, value=seat.substitute, failure=None, explanation=reason)
+        settled.append(score)
+    return settled

@@ -1,0 +1,162 @@
+"""The command line. A user's mistake is one line and exit status 2; a run that breaks is one line and status 1."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from rewards.errors import Refused, RunFailed
+
+# Libraries speak when something is wrong, not before.
+for _name, _value in {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONWARNINGS": "ignore",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+app = typer.Typer(
+    name="assay",
+    help="RLHF/RLVR post-training in which the reward is the experiment.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="One YAML is one run.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Keys to change.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The last line of standard output is the summary as JSON.")]
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept; default runs/NAME-DATE-TIME.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Launch the run that CONFIG describes."""
+    from pipeline import driver, rundir
+    from pipeline.check import check
+    from pipeline.config import load_config
+
+    console = _console(as_json)
+    settings = load_config(config, overrides or [])
+    run_dir = run_dir or rundir.default_dir(config)
+    rundir.check_free(run_dir, 0)
+    with console.status("checking data, model and reward sources"):
+        checked = check(settings)
+    rundir.check_free(run_dir, checked.disk_bytes)
+    rundir.create(run_dir, settings)
+    _drive(driver.Run(settings, run_dir, config.stem, checked.tasks, console), None, console, as_json)
+
+
+@app.command()
+def resume(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run that was interrupted.")],
+    as_json: AsJson = False,
+) -> None:
+    """Continue an interrupted run exactly where its last checkpoint stands."""
+    from pipeline import driver
+    from pipeline.assemble import tasks_of
+    from pipeline.config import load_config
+
+    console = _console(as_json)
+    if not (run_dir / "config.yaml").exists():
+        raise Refused(f"{run_dir} holds no run (no config.yaml in it); expected a run directory")
+    summary = run_dir / "summary.json"
+    if summary.exists() and json.loads(summary.read_text())["status"] == "done":
+        raise Refused(f"{run_dir} is done; its report is {run_dir / 'report.html'}")
+    settings = load_config(run_dir / "config.yaml")
+    name = json.loads((run_dir / "environment.json").read_text()).get("name", run_dir.name)
+    again = driver.Run(settings, run_dir, name, tasks_of(settings), console)
+    newest = again.checkpoints.newest(lambda text: again.files.event("warning", text))
+    if newest is None:
+        again.files.rewind({"metrics.jsonl": 0, "samples.jsonl": 0})
+    _drive(again, newest, console, as_json)
+
+
+@app.command()
+def check(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Resolve and validate CONFIG, try its reward sources, print the plan; start nothing."""
+    from pipeline.check import check as examine
+    from pipeline.check import shown
+    from pipeline.config import load_config
+
+    console = _console(False)
+    settings = load_config(config, overrides or [])
+    with console.status("checking data, model and reward sources"):
+        checked = examine(settings)
+    console.print(shown(checked))
+    console.print(f"[green]✓[/] {config} can run")
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
+    """Write RUN_DIR/report.html anew."""
+    from pipeline.lab.report import write_report
+
+    if not (run_dir / "config.yaml").exists():
+        raise Refused(f"{run_dir} holds no run (no config.yaml in it); expected a run directory")
+    _console(False).print(str(write_report(run_dir)), soft_wrap=True)
+
+
+@app.command()
+def schema() -> None:
+    """Print the config's JSON schema, for editors."""
+    from pipeline.config import Config
+
+    print(json.dumps(Config.model_json_schema(), indent=1))
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine can run."""
+    from pipeline.doctor import examine, shown
+
+    _console(False).print(shown(examine()))
+
+
+def _console(as_json: bool) -> Console:
+    """People read standard output, unless a program does."""
+    return Console(stderr=as_json, highlight=False)
+
+
+def _drive(run: Any, newest: Any, console: Console, as_json: bool) -> None:
+    from pipeline import driver
+    from pipeline.progress import summary_table
+
+    summary = driver.drive(run, newest)
+    console.print(summary_table(summary))
+    console.print(f"report  {summary['report']}", soft_wrap=True)
+    if summary["mlflow"]:
+        console.print(f"MLflow  {summary['mlflow']['uri']}  run {summary['mlflow']['run_id']}", soft_wrap=True)
+    if as_json:
+        print(json.dumps(summary))
+
+
+def main() -> None:
+    """Entry point: turns what went wrong into one line and an exit status."""
+    try:
+        app()
+    except Refused as error:
+        _exit(2, str(error))
+    except RunFailed as error:
+        _exit(1, str(error))
+    except KeyboardInterrupt:
+        _exit(1, "stopped")
+    except Exception as error:  # noqa: BLE001 - the border to the user: one line, the traceback is in error.txt
+        _exit(1, f"{type(error).__name__}: {error}")
+
+
+def _exit(status: int, message: str) -> None:
+    sys.stdout.flush()
+    print("assay: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(status)

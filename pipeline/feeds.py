@@ -1,0 +1,99 @@
+"""Where a step's samples come from: `OnlineFeed` (rollouts, judged) or `OfflineFeed` (demonstrations on file)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.buffer import Buffer
+from pipeline.failures import FailureBudget
+from pipeline.metrics import group_metrics
+from pipeline.producer import Producer
+from pipeline.samples import to_samples
+from rewards.types import ScoredGroup, Task
+from workers.rollout.renderer import Renderer
+from workers.types import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's samples, the groups they came from (none where nothing was rolled out), and how long that took.
+
+    wait      seconds the loop stood waiting for it
+    generate  seconds the slowest rollout worker worked on it
+    judge     seconds the judge workers worked on it
+    """
+
+    samples: list[Sample]
+    groups: list[ScoredGroup] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    wait: float = 0.0
+    generate: float = 0.0
+    judge: float = 0.0
+
+
+class Feed(Protocol):
+    """The loop's side of a source of samples."""
+
+    async def take(self, step: int) -> Batch: ...
+
+    async def release(self) -> None:
+        """The weights that learned from the last batch are published."""
+        ...
+
+
+class OnlineFeed:
+    """Takes what the producer made; counts what could not be judged against the budget."""
+
+    def __init__(self, buffer: Buffer, producer: Producer, groups_per_step: int, budget: FailureBudget):
+        self.buffer, self.producer, self.groups_per_step, self.budget = buffer, producer, groups_per_step, budget
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self.task = asyncio.create_task(self.producer.run(), name="producer")
+
+    async def stop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+
+    async def take(self, step: int) -> Batch:
+        start = time.perf_counter()
+        groups = await self.buffer.take(self.groups_per_step)
+        wait = time.perf_counter() - start
+        self.budget.count(groups)
+        generate, judge = self.producer.clock.read()
+        return Batch(to_samples(groups), groups, group_metrics(groups), wait, generate, judge)
+
+    async def release(self) -> None:
+        await self.buffer.release(self.groups_per_step)
+
+
+class OfflineFeed:
+    """Demonstrations as samples, in the order of their cursor. Each text is tokenized once."""
+
+    def __init__(self, task_at: Callable[[int], Task], renderer: Renderer, groups_per_step: int):
+        self.task_at, self.renderer, self.groups_per_step = task_at, renderer, groups_per_step
+        self.cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    async def take(self, step: int) -> Batch:
+        first = step * self.groups_per_step
+        return Batch([self._sample(i) for i in range(first, first + self.groups_per_step)])
+
+    async def release(self) -> None:
+        pass
+
+    def _sample(self, position: int) -> Sample:
+        task = self.task_at(position)
+        if task.id not in self.cache:
+            assert task.demonstration is not None  # checked before the run started
+            prompt, answer = self.renderer.prompt(task.messages), self.renderer.answer(task.demonstration)
+            mask = np.concatenate([np.zeros(len(prompt), bool), np.ones(len(answer), bool)])
+            self.cache[task.id] = np.concatenate([prompt, answer]), mask
+        ids, mask = self.cache[task.id]
+        return Sample(position, 0, ids, mask, np.zeros(len(ids), np.float32))

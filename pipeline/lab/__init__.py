@@ -1,0 +1,1 @@
+"""The laboratory: what a run was worth, on pages for people."""

@@ -1,0 +1,217 @@
+"""One run as one self-contained page: RUN_DIR/report.html.
+
+Reads whatever the run directory holds so far (a failed or a running run has a page too), computes the curves in
+`charts.py` and renders `report.html.j2` with its style, its script and Plotly inlined: no network is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pipeline.lab import charts
+from pipeline.stores.files import read_jsonl, spread
+
+MAX_SAMPLES = 600
+MAX_SAMPLE_BYTES = 3_000_000  # of text, over all samples shown
+MAX_TEXT = 4000  # characters of one prompt, completion, reference or explanation
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run directory says; empty where a file is not there (yet)."""
+
+    directory: Path
+    summary: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    config: str
+    metrics: Sequence[Mapping[str, Any]]
+    samples: Sequence[Mapping[str, Any]]
+    events: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, directory: Path) -> Run:
+        def load(name: str) -> dict[str, Any]:
+            path = directory / name
+            return json.loads(path.read_text()) if path.exists() else {}
+
+        config = directory / "config.yaml"
+        lines = {name: read_jsonl(directory / f"{name}.jsonl") for name in ("metrics", "samples", "events")}
+        text = config.read_text() if config.exists() else ""
+        return cls(directory, load("summary.json"), load("environment.json"), text, **lines)
+
+    @cached_property
+    def curves(self) -> dict[str, charts.Curves]:
+        """{stage: {metric: (steps, values)}} in the order of the run."""
+        by_stage: dict[str, list[Mapping[str, Any]]] = {}
+        for line in self.metrics:
+            by_stage.setdefault(line["stage"], []).append(line)
+        return {stage: charts.curves(lines) for stage, lines in by_stage.items()}
+
+    @cached_property
+    def stages(self) -> list[dict[str, Any]]:
+        """Every stage that began: name, kind, seconds, results; from the summary, else from events."""
+        if self.summary.get("stages"):
+            return [{"name": name, **stage} for name, stage in self.summary["stages"].items()]
+        spans: dict[str, list[float]] = {}
+        for row in (*self.events, *self.metrics):
+            if row.get("stage"):
+                spans.setdefault(row["stage"], []).append(row["time"])
+        return [{"name": name, "kind": "", "seconds": max(ts) - min(ts)} for name, ts in spans.items()]
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Each evaluate stage's accuracy with its interval."""
+        return [stage for stage in self.stages if stage.get("accuracy") is not None]
+
+
+def write_report(run_dir: Path) -> Path:
+    """Renders the run's page and puts it in place whole. Returns its path."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    run = Run.read(run_dir)
+    sections = [section for name in run.curves if (section := _section(run, name))]
+    shown = _samples(run.samples)
+    room = files("pipeline.lab")
+    pages = Environment(
+        loader=PackageLoader("pipeline.lab", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters |= {"num": number, "time": seconds_text, "percent": percent, "trend": trend_path}
+    page = pages.get_template("report.html.j2").render(
+        run=run,
+        tiles=_tiles(run),
+        strip=_strip(run),
+        sections=sections,
+        tables={name: charts.table(found) for name, found in run.curves.items()},
+        problems=[event for event in run.events if event["kind"] in ("warning", "failed", "judge_restarted")],
+        start=min((event["time"] for event in run.events), default=0.0),
+        sample_count=len(run.samples),
+        shown_text=f"{len(shown):,}"
+        + (f" of {len(run.samples):,} logged, evenly over steps" if len(shown) < len(run.samples) else ""),
+        style=Markup((room / "report.css").read_text()),
+        script=Markup((room / "report.js").read_text()),
+        plotly=Markup(get_plotlyjs()),
+        data=Markup(_json({"sections": sections, "samples": shown})),
+    )
+    path = run_dir / "report.html"
+    part = path.with_suffix(".html.part")
+    part.write_text(page, encoding="utf-8", errors="replace")
+    part.replace(path)
+    return path
+
+
+def _section(run: Run, stage: str) -> dict[str, Any] | None:
+    """The curves of a stage that took steps; None for one that did not."""
+    found = run.curves[stage]
+    known, rest = charts.charts(found)
+    if not known and not rest:
+        return None
+    samples = [row for row in run.samples if row["stage"] == stage]
+    kind = next((s["kind"] for s in run.stages if s["name"] == stage), "")
+    steps = max(max(xs) for xs, _ in found.values()) + 1
+    timing, maps = charts.timing(found), charts.distributions(samples)
+    return {"stage": stage, "kind": kind, "steps": steps, "charts": known, "rest": rest, "timing": timing, "maps": maps}
+
+
+def _tiles(run: Run) -> list[dict[str, str]]:
+    """The headline numbers of the last stage that was rewarded, or else of the last stage with steps."""
+    training = [(name, found) for name, found in run.curves.items() if "learner/loss" in found]
+    rewarded = [(name, found) for name, found in training if "reward/mean" in found] or training
+    if not rewarded:
+        return []
+    name, found = rewarded[-1]
+    tiles = []
+    if "reward/mean" in found:
+        values = found["reward/mean"][1]
+        tiles.append(
+            {"name": "Final reward", "value": number(values[-1]), "note": f"{number(values[0])} at the first step"}
+        )
+    steps, losses = found["learner/loss"]
+    tiles.append({"name": "Steps", "value": f"{steps[-1] + 1:,}", "note": f"in stage {name}"})
+    if "rollout/tokens_per_s" in found:
+        speed = found["rollout/tokens_per_s"][1]
+        tiles.append(
+            {"name": "Tokens/s", "value": number(sum(speed) / len(speed)), "note": "generated, mean over steps"}
+        )
+    else:
+        tiles.append(
+            {"name": "Final loss", "value": number(losses[-1]), "note": f"{number(losses[0])} at the first step"}
+        )
+    if "time/overhead" in found and "time/step" in found:
+        share = sum(found["time/overhead"][1]) / sum(found["time/step"][1])
+        tiles.append({"name": "Overhead", "value": percent(share), "note": "of step time: orchestration"})
+    return tiles
+
+
+def _strip(run: Run) -> list[dict[str, Any]]:
+    """The stages as parts of the run's time; what lies outside them comes first."""
+    inside = sum(stage["seconds"] for stage in run.stages)
+    total = max(run.summary.get("seconds", inside), inside) or 1.0
+    around = {"name": "start and end", "kind": "around", "seconds": total - inside}
+    parts = ([around] if around["seconds"] > 0.005 * total else []) + run.stages
+    return [{**part, "share": part["seconds"] / total} for part in parts]
+
+
+def _samples(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """As many as a page can hold, evenly over stages and steps, with long texts cut in the middle."""
+    cut = [_cut(row) for row in spread(rows, MAX_SAMPLES)]
+    size = sum(len(json.dumps(row)) for row in cut)
+    return cut if size <= MAX_SAMPLE_BYTES else [dict(r) for r in spread(cut, int(len(cut) * MAX_SAMPLE_BYTES / size))]
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        left, right = MAX_TEXT * 5 // 8, MAX_TEXT * 3 // 8
+        return f"{value[:left]}\n[… {len(value) - left - right:,} characters …]\n{value[-right:]}"
+    if isinstance(value, Mapping):
+        return {key: _cut(item) for key, item in value.items()}
+    return charts.rounded(value) if isinstance(value, float) else value
+
+
+def _json(value: Any) -> str:
+    """JSON that can stand inside a script element: no "<" of a completion ends it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def number(value: float | None) -> str:
+    """Three or four significant digits, thousands apart; very small and very large ones with an exponent."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    if value == int(value) and size < 1e6:
+        return f"{int(value):,}"
+    if size >= 1e6 or size < 1e-3:
+        return f"{value:.2e}"
+    if size < 0.1:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.{2 if size >= 10 else 3}f}"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def seconds_text(value: float) -> str:
+    """0.83 s, 42.1 s, 1 min 07 s, 2 h 03 min."""
+    if value < 60:
+        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def trend_path(trend: Sequence[float]) -> str:
+    """An SVG polyline's points in a box of 100 by 20."""
+    last = max(len(trend) - 1, 1)
+    return " ".join(f"{100 * i / last:.1f},{18 - 16 * y:.1f}" for i, y in enumerate(trend))

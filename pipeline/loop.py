@@ -1,0 +1,111 @@
+"""READ THIS FIRST: how a policy is trained. One loop for every algorithm, synchronous or not.
+
+    producer:  reserve a place -> Rollouts.run -> Judges.judge -> Buffer.put          (feeds.py, producer.py)
+                                                                     |
+    loop:      take, in admission order <----------------------------+
+               infer    what the algorithm needs to know of the samples               (learner)
+               credit   rewards become advantages                                      (algorithms/)
+               pack     samples become micro-batches                                   (packing.py)
+               update   the weights move                                               (learner)
+               publish  every engine holds them                                        (transport)
+               release  the places are free again ---------------> producer
+
+Who waits for whom: the loop for the buffer, the producer for free places. With `max_staleness: 0` there are just
+enough places for one step, so generation and learning take turns; with more, they overlap. A producer that dies
+ends the loop's wait with its error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.feeds import Batch, Feed
+from pipeline.packing import for_inference, plan, unpack
+from workers.ports import Learner, LossFn, WeightTransport
+from workers.types import Credit, Needs, Sample, Signals
+
+
+class Algorithm(Protocol):
+    """One file in algorithms/: what it needs to know, how it gives credit, which losses the learner runs."""
+
+    @property
+    def needs(self) -> Needs: ...
+    @property
+    def losses(self) -> Sequence[LossFn]: ...
+    @property
+    def updates_per_step(self) -> int: ...
+
+    def credit(self, samples: Sequence[Sample], signals: Sequence[Signals]) -> list[Credit]: ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one training stage runs with. `transport` is None where nothing is rolled out."""
+
+    algorithm: Algorithm
+    feed: Feed
+    learner: Learner
+    transport: WeightTransport | None
+    micro_batch_tokens: int
+    steps: int
+    after_step: Callable[[int, Batch, dict[str, float]], Awaitable[None]]
+
+
+async def train(run: Training, start: int = 0) -> None:
+    """Take the stage's steps, from `start` on."""
+    for step in range(start, run.steps):
+        began = time.perf_counter()
+        batch, metrics = await train_step(run, step)
+        metrics |= timing(metrics, batch, time.perf_counter() - began)
+        await run.after_step(step, batch, metrics)
+
+
+async def train_step(run: Training, step: int) -> tuple[Batch, dict[str, float]]:
+    """One step through the rooms; returns what was learned from, and the step's metrics."""
+    batch = await run.feed.take(step)
+    signals, infer_s = await _infer(run, batch.samples)
+    credits_ = run.algorithm.credit(batch.samples, signals)
+    updates = plan(credits_, run.micro_batch_tokens, run.algorithm.updates_per_step)
+    report = await run.learner.update(updates)
+    published = time.perf_counter()
+    if run.transport is not None:
+        await run.transport.publish()
+    await run.feed.release()
+    published = time.perf_counter() - published
+    staleness = max((report.version - 1 - sample.version for sample in batch.samples), default=0)
+    return batch, {
+        **batch.metrics,
+        **report.metrics,
+        **({"policy/staleness_max": float(staleness)} if run.transport else {}),
+        "learner/samples": float(len(credits_)),
+        "learner/tokens": float(sum(len(credit.sample.ids) for credit in credits_)),
+        "time/learn": infer_s + report.seconds,
+        "time/publish": published if run.transport else 0.0,
+    }
+
+
+async def _infer(run: Training, samples: list[Sample]) -> tuple[list[Signals], float]:
+    needs = run.algorithm.needs
+    if not needs or not samples:
+        return [Signals()] * len(samples), 0.0
+    bins, batches = for_inference(samples, run.micro_batch_tokens)
+    answers, seconds = await run.learner.infer(batches, needs)
+    return unpack(samples, bins, answers, needs), seconds
+
+
+def timing(metrics: dict[str, float], batch: Batch, step_s: float) -> dict[str, float]:
+    """Where the step's seconds went. Overhead is what no worker can answer for: step time less generation,
+    judging, learning (as the workers measured them) and publishing; overlapped generation counts only as waited for.
+    """
+    produced = min(batch.wait, batch.generate + batch.judge)
+    overhead = max(0.0, step_s - produced - metrics["time/learn"] - metrics["time/publish"])
+    out = {"time/step": step_s, "time/overhead": overhead, "time/overhead_share": overhead / step_s}
+    out["learner/tokens_per_s"] = metrics["learner/tokens"] / max(metrics["time/learn"], 1e-9)
+    if batch.groups:
+        tokens = sum(len(t.completion_ids) for g in batch.groups for r in g.group.rollouts for t in r.turns)
+        out |= {"time/wait": batch.wait, "time/generate": batch.generate, "time/judge": batch.judge}
+        out["rollout/tokens_per_s"] = tokens / max(batch.generate, 1e-9)
+    return out

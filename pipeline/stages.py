@@ -1,0 +1,154 @@
+"""What each kind of stage does, and how a stage that was cut off goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pipeline.algorithms import Sft
+from pipeline.assemble import Hands, optimization_of, sampling_of
+from pipeline.buffer import Buffer
+from pipeline.config import Config, EvaluateStage, RlStage, SftStage, TrainStage
+from pipeline.evaluate import evaluate
+from pipeline.failures import FailureBudget
+from pipeline.feeds import Batch, OfflineFeed, OnlineFeed
+from pipeline.loop import Algorithm, Training, train
+from pipeline.producer import Producer
+from pipeline.progress import Progress
+from pipeline.rundir import sample_rows
+from pipeline.stores.ports import RunStore
+from pipeline.tasks import Order, TaskSets
+from rewards.types import Task
+
+# Evaluations are read more closely than any one training step.
+EVALUATION_SAMPLES = 32
+
+
+@dataclass
+class Recorder:
+    """Where a stage's numbers go, and who hears that a step is done (for the next checkpoint)."""
+
+    config: Config
+    store: RunStore
+    progress: Progress
+    stepped: Callable[[str, int, list[str | None]], Awaitable[None]]
+    last: dict[str, float]
+
+    async def step(
+        self, stage: str, budget: FailureBudget | None, step: int, batch: Batch, metrics: dict[str, float]
+    ) -> None:
+        """After each step of a stage that learns."""
+        self.last = metrics
+        self.store.metrics(stage, step, metrics)
+        rows = sample_rows(stage, step, batch.groups, self.config.tracking.samples_per_step)
+        if rows:
+            self.store.samples(rows)
+        self.progress.step(step, metrics)
+        await self.stepped(stage, step + 1, list(budget.reasons) if budget else [])
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where a stage goes on: its next step, the failure budget's window, and how the learner's state comes back."""
+
+    step: int
+    failures: list[str | None]
+    restore: Callable[[], Awaitable[None]]
+
+
+async def run_stage(
+    name: str, hands: Hands, tasks: TaskSets, recorder: Recorder, resumed: Resumed | None
+) -> dict[str, Any]:
+    """Do the stage; its results for the summary."""
+    stage = hands.config.stages[name]
+    if isinstance(stage, EvaluateStage):
+        return await _evaluate(name, stage, hands, tasks, recorder)
+    if isinstance(stage, SftStage):
+        return await _sft(name, stage, hands, tasks, recorder, resumed)
+    return await _rl(name, stage, hands, tasks, recorder, resumed)
+
+
+async def _evaluate(
+    name: str, stage: EvaluateStage, hands: Hands, tasks: TaskSets, recorder: Recorder
+) -> dict[str, Any]:
+    judges = await hands.judges_for(stage.rewards)
+    await hands.transport.publish()
+    found = await evaluate(
+        tasks.held_out[: stage.limit],
+        hands.rollouts,
+        judges,
+        sampling_of(hands.config, name, stage.rollout),
+        stage.samples,
+        stage.pass_at,
+        lambda done: recorder.progress.step(done - 1, {}),
+    )
+    recorder.store.metrics(name, 0, found.metrics())
+    recorder.store.samples(sample_rows(name, 0, found.groups, EVALUATION_SAMPLES))
+    return found.results()
+
+
+def _task_at(config: Config, name: str, tasks: TaskSets) -> Callable[[int], Task]:
+    order = Order(len(tasks.train), config.seed, f"order.{name}")
+    return lambda position: tasks.train[order.task_index(position)]
+
+
+async def _begin(
+    stage: TrainStage, algorithm: Algorithm, temperature: float, hands: Hands, resumed: Resumed | None
+) -> int:
+    """Set the learner up for the stage; the step to start from."""
+    updates = stage.steps * algorithm.updates_per_step
+    optimization = optimization_of(stage.learner, updates, temperature)
+    await hands.learner.begin(optimization, algorithm.losses, algorithm.needs.logp_ref)
+    if resumed is None:
+        return 0
+    await resumed.restore()
+    return resumed.step
+
+
+async def _sft(
+    name: str, stage: SftStage, hands: Hands, tasks: TaskSets, recorder: Recorder, resumed: Resumed | None
+) -> dict[str, Any]:
+    algorithm = Sft()
+    start = await _begin(stage, algorithm, 1.0, hands, resumed)
+    feed = OfflineFeed(_task_at(hands.config, name, tasks), hands.renderer, stage.groups_per_step)
+    after = partial(recorder.step, name, None)
+    await train(
+        Training(algorithm, feed, hands.learner, None, stage.learner.micro_batch_tokens, stage.steps, after), start
+    )
+    return {"steps": stage.steps, "loss": recorder.last.get("learner/loss")}
+
+
+async def _rl(
+    name: str, stage: RlStage, hands: Hands, tasks: TaskSets, recorder: Recorder, resumed: Resumed | None
+) -> dict[str, Any]:
+    algorithm = stage.algorithm.build()
+    judges = await hands.judges_for(stage.rewards)
+    start = await _begin(stage, algorithm, stage.rollout.temperature, hands, resumed)
+    await hands.transport.publish()
+    budget = FailureBudget(stage.rewards.failure_budget, stage.rewards.failure_window)
+    budget.reasons.extend(resumed.failures if resumed else [])
+    wave, end = stage.groups_per_step, stage.steps * stage.groups_per_step
+    buffer = Buffer((stage.max_staleness + 1) * wave, position=start * wave)
+    producer = Producer(
+        buffer,
+        hands.rollouts,
+        judges,
+        _task_at(hands.config, name, tasks),
+        sampling_of(hands.config, name, stage.rollout),
+        algorithm.group_size,
+        wave,
+        end,
+    )
+    feed = OnlineFeed(buffer, producer, wave, budget)
+    after = partial(recorder.step, name, budget)
+    training = Training(
+        algorithm, feed, hands.learner, hands.transport, stage.learner.micro_batch_tokens, stage.steps, after
+    )
+    feed.start()
+    try:
+        await train(training, start)
+    finally:
+        await feed.stop()
+    return {"steps": stage.steps, "reward": recorder.last.get("reward/mean")}

@@ -1,0 +1,37 @@
+"""Which reward sources there are: the whole table, and the way in for a user's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from rewards.errors import Refused, nearest
+from rewards.imports import load
+from rewards.sources.exact import Exact
+from rewards.sources.function import Function, style
+from rewards.sources.math import Math
+
+SOURCES: dict[str, type] = {
+    "exact": Exact,
+    "math": Math,
+    "function": Function,
+}
+
+
+def resolve(kind: str) -> type | Callable[..., Any]:
+    """The class of a kind; or the class or plain function at `package.module:name` (`Function(path=kind)` hosts it).
+
+    Raises `Refused` for an unknown kind, a path that does not import, a class without `score`, and a function
+    whose signature is neither TRL's nor verl's.
+    """
+    if ":" not in kind:
+        if kind not in SOURCES:
+            raise Refused(f"unknown reward source {kind!r}; {nearest(kind, SOURCES)} (or package.module:name)")
+        return SOURCES[kind]
+    found = load(kind)
+    if not inspect.isclass(found):
+        style(found, kind)
+    elif not inspect.iscoroutinefunction(getattr(found, "score", None)):
+        raise Refused(f"reward source {kind!r}: class {found.__name__} has no `async def score(self, group, tools)`")
+    return found

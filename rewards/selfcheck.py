@@ -1,0 +1,47 @@
+"""Before a run: every source must like its gold answer better than its foil."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rewards.errors import Refused
+from rewards.panel import Panel, Seat
+from rewards.ports import Case, SelfChecking, Toolbox
+from rewards.types import Group, Rollout, Score, Task, Turn
+
+CASES = 3
+
+
+async def selfcheck(seat: Seat, tasks: Sequence[Task], tools: Toolbox) -> int:
+    """Try the seat's source on the first tasks it has a case for, at most three; returns how many were tried.
+
+    A source without cases passes. Raises `Refused` with the source, the task and both scores where the gold answer
+    is not scored above the foil, or where either can't be judged.
+    """
+    if not isinstance(seat.source, SelfChecking):
+        return 0
+    cases = [case for task in tasks[:CASES] if (case := seat.source.case(task))]
+    panel = Panel((replace(seat, weight=1.0, on_failure="mask"),))
+    for case in cases:
+        verdicts = (await panel.judge(_written(case), tools)).verdicts
+        gold, foil = (verdict.scores[seat.name] for verdict in verdicts)
+        if gold.value is None or foil.value is None or gold.value <= foil.value:
+            raise Refused(
+                f"reward source {seat.name!r} fails its self-check on task {case.task.id!r}: expected the gold answer "
+                f"{case.gold[:60]!r} above the foil {case.foil[:60]!r}, got {_told(gold)} and {_told(foil)}"
+            )
+    return len(cases)
+
+
+def _told(score: Score) -> str:
+    return f"{score.value:g}" if score.value is not None else f"no score ({score.failure})"
+
+
+def _written(case: Case) -> Group:
+    """The two answers as if a policy had written them; there are no tokens."""
+    none = np.zeros(0, np.int32)
+    turns = (Turn(none, none, np.zeros(0, np.float32), text, "stop", 0) for text in (case.gold, case.foil))
+    return Group(0, case.task, tuple(Rollout(i, (turn,)) for i, turn in enumerate(turns)))

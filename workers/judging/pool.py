@@ -1,0 +1,107 @@
+"""The driver's side of the judges: hands groups to the least loaded judge, replaces one that hangs or dies.
+
+    group --> least loaded judge --> verdicts
+                 | dies, or gives no answer in time: killed, a fresh one takes its name
+                 v
+              asked once more, alone in a judge --> verdicts, or every verdict a Failure of border "judge"
+
+Alone, because the groups a judge had at work go down together and only one of them may be to blame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rewards.panel import Panel
+from rewards.types import Failure, Group, ScoredGroup, Verdict
+from workers.judging.worker import GROUPS_PER_HELPER, JudgeWorker
+from workers.ray_actors import Actor, Died, Stalled, call, kill, ready, start_actor
+
+START_S = 120.0
+
+
+@dataclass(eq=False)
+class _Judge:
+    """One place in the pool: the actor that holds it now, and how many of its places are taken."""
+
+    actor: Actor
+    taken: int
+
+
+class JudgePool:
+    """The port `Judges` over Ray actors.
+
+    workers    judge processes; `cpus` of Ray's logical CPUs for each, and as many helper processes (one at least)
+    timeout_s  seconds a judge may take for one group; choose it above what its seats' limits and retries add up to
+    restarts   judges that had to be replaced so far
+    """
+
+    def __init__(self, panel: Panel, workers: int, cpus: float, timeout_s: float) -> None:
+        self._panel, self._workers, self._cpus, self._timeout_s = panel, workers, cpus, timeout_s
+        self._helpers = max(1, int(cpus))
+        self._places = GROUPS_PER_HELPER * self._helpers + 1  # one more, so that a judge never waits for the driver
+        self._judges: list[_Judge] = []
+        self._changed = asyncio.Condition()
+        self.restarts = 0
+
+    async def start(self) -> None:
+        """Start the judges and wait for all. Raises `Stalled` or `Died` with the name of the one that did not come."""
+        self._judges = [self._fresh(f"judge-{i}") for i in range(self._workers)]
+        await asyncio.gather(*(self._open(judge) for judge in self._judges))
+
+    async def judge(self, groups: Sequence[Group]) -> list[ScoredGroup]:
+        """Every group with its verdicts, in order. Raises `RunFailed` where a seat's policy is abort."""
+        return await asyncio.gather(*(self._judge(group) for group in groups))
+
+    async def close(self) -> None:
+        """End every judge."""
+        judges, self._judges = self._judges, []
+        for judge in judges:
+            kill(judge.actor)
+
+    async def _judge(self, group: Group) -> ScoredGroup:
+        failure = None
+        for places in (1, self._places):
+            judge = await self._take(places)
+            try:
+                [scored] = await call(judge.actor, "judge", [group], timeout_s=self._timeout_s)
+                return scored
+            except (Stalled, Died) as error:
+                failure = Failure("judge", "timeout" if isinstance(error, Stalled) else "died", str(error))
+                await self._replace(judge)
+            finally:
+                await self._free(judge, places)
+        return ScoredGroup(group, tuple(Verdict(None, {}, failure=failure) for _ in group.rollouts))
+
+    async def _take(self, places: int) -> _Judge:
+        """The least loaded judge, once it has that many places free."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: any(j.taken + places <= self._places for j in self._judges))
+            judge = min(self._judges, key=lambda judge: judge.taken)
+            judge.taken += places
+            return judge
+
+    async def _free(self, judge: _Judge, places: int) -> None:
+        async with self._changed:
+            judge.taken -= places
+            self._changed.notify_all()
+
+    async def _replace(self, judge: _Judge) -> None:
+        """Kill the judge and put a fresh one in its place, unless someone has done so already."""
+        if judge in self._judges:
+            place = self._judges.index(judge)
+            kill(judge.actor)
+            self.restarts += 1
+            self._judges[place] = fresh = self._fresh(judge.actor.name)
+            await self._open(fresh)
+
+    def _fresh(self, name: str) -> _Judge:
+        """A judge that is still starting: all its places are taken."""
+        return _Judge(start_actor(JudgeWorker, self._panel, self._helpers, name=name, cpus=self._cpus), self._places)
+
+    async def _open(self, judge: _Judge) -> None:
+        await ready(judge.actor, START_S)
+        await call(judge.actor, "warm", timeout_s=START_S)
+        await self._free(judge, self._places)

@@ -1,0 +1,42 @@
+"""One judge process: hosts the panel and the helper processes its sources may use."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+from rewards.panel import Panel
+from rewards.types import Group, ScoredGroup
+from workers.judging.toolbox import ProcessToolbox
+
+GROUPS_PER_HELPER = 2
+WARM_S = 60.0
+
+
+class JudgeWorker:
+    """Judges many groups at once: two for each helper, so that none is idle and a seat's limit is not spent waiting."""
+
+    def __init__(self, panel: Panel, helpers: int) -> None:
+        imports = {name for seat in panel.seats for name in getattr(seat.source, "helper_imports", ())}
+        self._panel = panel
+        self._tools = ProcessToolbox(helpers, tuple(sorted(imports)))
+        self._uses_helpers = any(hasattr(seat.source, "helper_imports") for seat in panel.seats)
+        self._places = asyncio.Semaphore(GROUPS_PER_HELPER * helpers)
+
+    async def judge(self, groups: Sequence[Group]) -> list[ScoredGroup]:
+        """Every group's verdicts, in order. Raises `RunFailed` where a seat's policy is abort."""
+        return await asyncio.gather(*(self._judge(group) for group in groups))
+
+    async def _judge(self, group: Group) -> ScoredGroup:
+        async with self._places:
+            return await self._panel.judge(group, self._tools)
+
+    async def warm(self) -> None:
+        """Start the helper processes, where a source says that it uses them."""
+        if self._uses_helpers:
+            await self._tools.call(os.getpid, limit_s=WARM_S)
+
+    def close(self) -> None:
+        """Kill the helper processes."""
+        self._tools.close()

@@ -1,0 +1,44 @@
+"""From a micro-batch to the log-probs and entropies of the policy's own tokens."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workers.models.attention import Packed
+from workers.types import MicroBatch
+
+
+def to_torch(batch: MicroBatch, device: torch.device) -> MicroBatch:
+    """The same micro-batch with tensors on the device in place of arrays."""
+    with warnings.catch_warnings():
+        # Arrays from the object store are read-only, and are only read.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensors = {
+            f.name: torch.from_numpy(value).to(device)
+            for f in fields(batch)
+            if isinstance(value := getattr(batch, f.name), np.ndarray)
+        }
+    return replace(batch, **tensors)
+
+
+def token_logprobs(model: nn.Module, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
+    """log pi(own token | what stands before it), f32[N] with gradient, and the policy's entropy there, f32[N] without.
+
+    Only the rows of the logits that own tokens are drawn from are computed; prompts cost no vocabulary product.
+    """
+    logits = model(
+        batch.ids[None],
+        position_ids=batch.position[None],
+        attend=Packed(batch.lengths),
+        use_cache=False,
+        logits_to_keep=batch.own - 1,
+    ).logits[0]
+    logp = (logits.float() / temperature).log_softmax(-1)
+    with torch.no_grad():
+        entropy = -(logp.exp() * logp).sum(-1)
+    return logp.gather(1, batch.ids[batch.own][:, None])[:, 0], entropy

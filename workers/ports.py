@@ -1,0 +1,116 @@
+"""The faces of the hands: `Rollouts`, `Judges`, `Learner` and `WeightTransport` for the head, `Engine` for a worker.
+
+`pipeline/assemble.py` chooses the classes behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from rewards.types import Group
+from workers.types import (
+    Completion,
+    Generated,
+    Judged,
+    MicroBatch,
+    Needs,
+    Optimization,
+    Plan,
+    Prompt,
+    Published,
+    Request,
+    StepReport,
+)
+
+
+class Engine(Protocol):
+    """Generates tokens for a rollout worker: ids in, ids and log-probs out."""
+
+    def generate(self, prompts: Sequence[Prompt]) -> AsyncIterator[list[tuple[int, list[Completion]]]]:
+        """Yield (prompt id, its n completions) as they finish.
+
+        Prompts handed over in one call are batched the same way every time, so that a synchronous run repeats.
+        """
+        ...
+
+    async def load(self, weights: Published) -> None:
+        """Take over new weights; tokens drawn afterwards carry their version."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Rollouts(Protocol):
+    """The rollout workers, as one."""
+
+    def run(self, wave: Sequence[Request]) -> AsyncIterator[Generated]:
+        """Yield groups as they finish. A wave is split over the workers in a fixed way."""
+        ...
+
+
+class Judges(Protocol):
+    """The judge workers, as one."""
+
+    async def judge(self, groups: Sequence[Group]) -> Judged:
+        """Verdicts for every rollout of every group; what could not be judged comes back as failures."""
+        ...
+
+
+class LossFn(Protocol):
+    """A loss over the own tokens of a micro-batch, as a weighted **sum**; the learner divides by the denominator.
+
+    A frozen, picklable value. `logp` and `entropy` are f32[N] tensors; the returned metrics map a name to
+    (sum, count) tensors or numbers.
+    """
+
+    def __call__(self, batch: MicroBatch, logp: Any, entropy: Any) -> tuple[Any, Mapping[str, tuple[Any, Any]]]: ...
+
+
+class Learner(Protocol):
+    """All learner ranks, as one."""
+
+    async def begin(self, optimization: Optimization, losses: Sequence[LossFn], keep_reference: bool) -> None:
+        """Start a stage: fresh optimizer and schedule; `keep_reference` freezes a copy of the policy as it stands."""
+        ...
+
+    async def infer(self, batches: Sequence[MicroBatch], needs: Needs) -> tuple[list[dict[str, np.ndarray]], float]:
+        """For each micro-batch, f32[N] log-probs by name (logp_old, logp_ref); and the learner's own seconds."""
+        ...
+
+    async def update(self, plan: Plan) -> StepReport:
+        """Take the plan's optimizer updates. Raises `RunFailed` on a non-finite gradient."""
+        ...
+
+    def export(self) -> Any:
+        """A Ray reference to the weights as `Published`; the bytes never pass through the driver."""
+        ...
+
+    async def version(self) -> int:
+        """The version of the weights as they stand: the number of steps taken."""
+        ...
+
+    async def save(self, directory: Path) -> None:
+        """Write everything that a resumed run needs: policy, reference, optimizer, schedule, version."""
+        ...
+
+    async def load(self, directory: Path) -> None: ...
+
+    async def save_model(self, directory: Path) -> None:
+        """Write the policy as a Hugging Face directory."""
+        ...
+
+    async def load_model(self, directory: Path) -> None:
+        """Take the policy of a Hugging Face directory (a stage that starts from another one)."""
+        ...
+
+
+class WeightTransport(Protocol):
+    """Brings the learner's weights to every engine."""
+
+    async def publish(self) -> None:
+        """Returns when every engine holds the learner's weights."""
+        ...

@@ -1,0 +1,167 @@
+"""The one address of Ray: start it, start an actor from a plain class, ask it, stream from it, kill it.
+
+Every wait has a time-out that names the culprit. `Stalled`: it did not answer in time. `Died`: its process is gone.
+An exception raised inside the actor comes out as itself, with the remote traceback as its cause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else `uv run` builds every worker a second venv
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about zero-GPU actors
+
+import ray
+import ray.exceptions
+
+from rewards.errors import RunFailed
+from rewards.failures import one_line
+
+
+class Stalled(RunFailed):
+    """A worker gave no answer in time. It may still be at work: kill it before it is replaced."""
+
+
+class Died(RunFailed):
+    """A worker's process is gone."""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A worker process and what to call it in messages."""
+
+    name: str
+    handle: Any
+    cpus: float
+    gpus: float
+
+
+def start_ray(cpus: int, address: str | None = None) -> None:
+    """Join the cluster at `address`, or start a quiet one here with that many logical CPUs."""
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+
+
+def stop_ray() -> None:
+    """Leave the cluster; one that `start_ray` started ends with it."""
+    ray.shutdown()
+
+
+def start_actor(
+    cls: type,
+    *args: Any,
+    name: str,
+    cpus: float,
+    gpus: float = 0.0,
+    env: Mapping[str, str] | None = None,
+    **kwargs: Any,
+) -> Actor:
+    """A worker process that holds `cls(*args, **kwargs)`, with as many threads as it has CPUs (one at least).
+
+    Returns at once; `ready` waits for it. What can be refused belongs into a method, not into the constructor:
+    an error there comes out as `Died`. The driver's import paths and current directory are the worker's too.
+    """
+    threads = str(max(1, int(cpus)))
+    variables = {
+        "PYTHONPATH": os.pathsep.join(_import_paths()),
+        **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads),
+        **(env or {}),
+    }
+    remote = ray.remote(cls).options(num_cpus=cpus, num_gpus=gpus, runtime_env={"env_vars": variables})
+    return Actor(name, remote.remote(*args, **kwargs), cpus, gpus)
+
+
+async def ready(actor: Actor, timeout_s: float) -> None:
+    """Wait until the worker's constructor is through. Raises `Stalled`, with what the cluster has free, or `Died`."""
+    try:
+        await call(actor, "__ray_ready__", timeout_s=timeout_s)
+    except Stalled:
+        free = ray.available_resources()
+        raise Stalled(
+            f"{actor.name} did not start in {timeout_s:g} s: it asks for {actor.cpus:g} CPUs and {actor.gpus:g} GPUs, "
+            f"the cluster has {free.get('CPU', 0):g} and {free.get('GPU', 0):g} free"
+        ) from None
+
+
+async def call(actor: Actor, method: str, *args: Any, timeout_s: float, **kwargs: Any) -> Any:
+    """Ask the worker and wait for its answer. Raises `Stalled`, `Died`, or what the method raised."""
+    clock = asyncio.timeout(timeout_s)
+    with _named(actor, method, clock, timeout_s):
+        async with clock:
+            return await getattr(actor.handle, method).remote(*args, **kwargs)
+
+
+def submit(actor: Actor, method: str, *args: Any) -> Any:
+    """Ask the worker and return at once, with a reference that other workers can be handed in place of the answer."""
+    return getattr(actor.handle, method).remote(*args)
+
+
+async def stream(actor: Actor, method: str, *args: Any, timeout_s: float, **kwargs: Any) -> AsyncIterator[Any]:
+    """What the worker's async generator yields, as it comes; the time-out is for each item.
+
+    Leaving the loop early cancels the generator. Raises as `call` does.
+    """
+    references = getattr(actor.handle, method).options(num_returns="streaming").remote(*args, **kwargs)
+    ended = False
+    try:
+        while True:
+            clock = asyncio.timeout(timeout_s)
+            with _named(actor, method, clock, timeout_s):
+                async with clock:
+                    try:
+                        item = await (await anext(references))
+                    except StopAsyncIteration:
+                        ended = True
+                        return
+            yield item
+    finally:
+        if not ended:
+            ray.cancel(references)
+
+
+def kill(actor: Actor) -> None:
+    """End the worker's process, now; what it was asked is answered with `Died`."""
+    ray.kill(actor.handle, no_restart=True)
+
+
+@contextmanager
+def _named(actor: Actor, method: str, clock: asyncio.Timeout, timeout_s: float) -> Iterator[None]:
+    """Ray's errors with a name on them, and the worker's own errors as they were raised."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise Died(f"{actor.name} died: {_reason(error)}") from error
+    except TimeoutError:
+        if clock.expired():
+            raise Stalled(f"{actor.name}.{method} gave no answer in {timeout_s:g} s") from None
+        raise
+
+
+def _reason(error: BaseException) -> str:
+    """The one line of Ray's page that says why."""
+    text = str(error).strip()
+    detail = re.search(r"(?:Worker exit detail:|The actor is dead because)\s*(.+)", text)
+    if "creation task" in text:
+        return one_line(text.splitlines()[-1])
+    return one_line(detail[1] if detail else text)
+
+
+def _import_paths() -> list[str]:
+    """Where the driver imports from, its interpreter's own folders aside."""
+    own = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return list(dict.fromkeys([*own, *filter(None, inherited), str(Path.cwd())]))

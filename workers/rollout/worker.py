@@ -1,0 +1,54 @@
+"""A rollout worker: renders tasks, lets an engine complete them, and hands finished groups back as they come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import numpy as np
+
+from rewards.types import Group, Rollout, Turn
+from workers.ports import Engine
+from workers.rollout.renderer import Renderer
+from workers.types import Completion, Generated, Prompt, Published, Request
+
+
+class RolloutWorker:
+    """Hosts one engine. `make_engine` is called here, in the worker's own process."""
+
+    def __init__(self, name: str, model_path: str, make_engine: Callable[[Renderer], Engine]):
+        self.name = name
+        self.renderer = Renderer.load(model_path)
+        self.engine = make_engine(self.renderer)
+
+    async def run(self, wave: Sequence[Request]) -> AsyncIterator[Generated]:
+        """See `Rollouts.run`."""
+        requests = {request.group_id: request for request in wave}
+        prompts = [
+            Prompt(r.group_id, self.renderer.prompt(r.task.messages), r.n, r.sampling) for r in requests.values()
+        ]
+        prompt_ids = {prompt.id: prompt.prompt_ids for prompt in prompts}
+        start = time.perf_counter()
+        async for finished in self.engine.generate(prompts):
+            seconds = time.perf_counter() - start
+            groups = tuple(self._group(requests[i], prompt_ids[i], completions) for i, completions in finished)
+            yield Generated(groups, seconds, self.name)
+            start = time.perf_counter()
+
+    async def load(self, weights: Published) -> int:
+        """Take over new weights; answers with the version now held."""
+        await self.engine.load(weights)
+        return weights.version
+
+    def _group(self, request: Request, prompt_ids: np.ndarray, completions: list[Completion]) -> Group:
+        rollouts = tuple(
+            Rollout(i, (Turn(prompt_ids, c.ids, c.logprobs, self._text(request, c), c.stop, c.version),))
+            for i, c in enumerate(completions)
+        )
+        return Group(request.group_id, request.task, rollouts)
+
+    def _text(self, request: Request, completion: Completion) -> str:
+        text = self.renderer.text(completion.ids)
+        for stop in request.sampling.stop:
+            text = text.split(stop, 1)[0]
+        return text
