@@ -46,7 +46,8 @@ class Run:
     def __post_init__(self) -> None:
         self.files = FileStore(self.run_dir)
         self.mlflow = self._mlflow()
-        self.store = Stores(self.files, *([self.mlflow] if self.mlflow else []))
+        # MLflow first: its last warnings go into the files.
+        self.store = Stores(*([self.mlflow] if self.mlflow else []), self.files)
         self.checkpoints = Checkpoints(self.run_dir, self.config.checkpoints.keep)
 
     def _mlflow(self) -> MlflowStore | None:

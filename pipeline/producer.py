@@ -41,7 +41,10 @@ async def attempt(
     clock: Clock,
     done: Callable[[Judged], object],
 ) -> None:
-    """Generate and judge one wave; `done` is awaited or called with every lot of judged groups."""
+    """Generate and judge one wave; `done` is awaited or called with every lot of judged groups.
+
+    Raises the error at fault, not a group of errors.
+    """
 
     async def judge(generated: Generated) -> None:
         judged = await judges.judge(generated.groups)
@@ -49,10 +52,13 @@ async def attempt(
         if asyncio.iscoroutine(result := done(judged)):
             await result
 
-    async with asyncio.TaskGroup() as judging:
-        async for generated in rollouts.run(wave):
-            clock.add(generated)
-            judging.create_task(judge(generated))
+    try:
+        async with asyncio.TaskGroup() as judging:
+            async for generated in rollouts.run(wave):
+                clock.add(generated)
+                judging.create_task(judge(generated))
+    except BaseExceptionGroup as errors:
+        raise first(errors) from errors
 
 
 class Producer:
@@ -83,11 +89,8 @@ class Producer:
                     waves.create_task(
                         attempt(self.rollouts, self.judges, requests, self.clock, lambda j: self.buffer.put(j.groups))
                     )
-        except* Exception as errors:  # noqa: BLE001 - carried over to the loop, which raises it
+        except ExceptionGroup as errors:
             await self.buffer.fail(first(errors))
-        except* asyncio.CancelledError:
-            await self.buffer.fail(RunFailed("the producer was stopped"))
-            raise
 
 
 def first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -9,13 +9,12 @@ from typing import Any
 from rewards.errors import Refused, nearest
 from rewards.imports import load
 from rewards.sources.exact import Exact
-from rewards.sources.function import Function, style
+from rewards.sources.function import style
 from rewards.sources.math import Math
 
 SOURCES: dict[str, type] = {
     "exact": Exact,
     "math": Math,
-    "function": Function,
 }
 
 

@@ -37,7 +37,7 @@ class Seat:
     """One source at the table.
 
     weight      its factor in the reward; 0 watches without rewarding
-    limit_s     seconds one question about a group may take, waiting for a helper process included
+    timeout_s   seconds one question about a group may take, waiting for a helper process included
     retries     how often the rollouts without a score are asked about again
     substitute  what stands in for a missing score under `on_failure: substitute`
     """
@@ -45,7 +45,7 @@ class Seat:
     name: str
     source: RewardSource
     weight: float = 1.0
-    limit_s: float = 60.0
+    timeout_s: float = 60.0
     retries: int = 0
     on_failure: OnFailure = "mask"
     substitute: float = 0.0
@@ -121,13 +121,13 @@ async def _ask_once(seat: Seat, group: Group, tools: Toolbox) -> list[Score]:
     def failed(failure: Failure) -> list[Score]:
         return [Score(failure=failure, latency=time.perf_counter() - start)] * n
 
-    clock = asyncio.timeout(seat.limit_s)
+    clock = asyncio.timeout(seat.timeout_s)
     try:
         async with clock:
             answer = await seat.source.score(group, tools)
     except Exception as error:  # noqa: BLE001 - the border: any judge's error becomes data
         if clock.expired():
-            return failed(Failure(border, "timeout", f"no answer in {seat.limit_s:g} s"))
+            return failed(Failure(border, "timeout", f"no answer in {seat.timeout_s:g} s"))
         return failed(as_failure(error, border))
     if not isinstance(answer, Sequence) or not all(isinstance(score, Score) for score in answer):
         return failed(Failure(border, "malformed", f"expected a sequence of Score, not {type(answer).__name__}"))

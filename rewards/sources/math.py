@@ -47,6 +47,7 @@ class Math:
         if reference is None:
             return [abstained(f"task {group.task.id!r} has no reference")] * len(group.rollouts)
         answers = [self._answer(rollout.text) for rollout in group.rollouts]
+        # an answer that says nothing is wrong without asking; equal ones are compared once
         equal: dict[str | None, Any] = {answer: answer and same_number(answer, reference) for answer in answers}
         hard = [answer for answer in equal if answer and equal[answer] is None]
         equal.update(zip(hard, await self._compare(hard, reference, tools), strict=True))

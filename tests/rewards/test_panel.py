@@ -86,7 +86,7 @@ def test_a_watcher_takes_no_reward_away(make_group, policy):
     ],
 )
 def test_what_a_source_does_wrong_becomes_a_failure(make_group, text, expected):
-    [verdict] = judge(make_group([text]), Seat("a", Scripted(), limit_s=0.1))
+    [verdict] = judge(make_group([text]), Seat("a", Scripted(), timeout_s=0.1))
     assert verdict.reward is None
     assert str(verdict.failure) == expected
 

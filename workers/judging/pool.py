@@ -1,16 +1,18 @@
 """The driver's side of the judges: hands groups to the least loaded judge, replaces one that hangs or dies.
 
-    group --> least loaded judge --> verdicts
-                 | dies, or gives no answer in time: killed, a fresh one takes its name
-                 v
-              asked once more, alone in a judge --> verdicts, or every verdict a Failure of border "judge"
+    groups --> lots --> least loaded judge --> verdicts
+                          | dies, or gives no answer in time: killed, a fresh one takes its name
+                          v
+                       each group asked once more, alone in a judge --> verdicts, or all of them Failures ("judge")
 
-Alone, because the groups a judge had at work go down together and only one of them may be to blame.
+Lots, because a call between processes costs more than a verifier's verdict. Alone, because the groups a judge had at
+work go down together and only one of them may be to blame.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +20,10 @@ from rewards.panel import Panel
 from rewards.types import Failure, Group, ScoredGroup, Verdict
 from workers.judging.worker import GROUPS_PER_HELPER, JudgeWorker
 from workers.ray_actors import Actor, Died, Stalled, call, kill, ready, start_actor
+from workers.types import Judged
 
 START_S = 120.0
+LOTS_PER_JUDGE = 2  # so that a judge that is done early can take over from one that is not
 
 
 @dataclass(eq=False)
@@ -51,9 +55,15 @@ class JudgePool:
         self._judges = [self._fresh(f"judge-{i}") for i in range(self._workers)]
         await asyncio.gather(*(self._open(judge) for judge in self._judges))
 
-    async def judge(self, groups: Sequence[Group]) -> list[ScoredGroup]:
+    async def judge(self, groups: Sequence[Group]) -> Judged:
         """Every group with its verdicts, in order. Raises `RunFailed` where a seat's policy is abort."""
-        return await asyncio.gather(*(self._judge(group) for group in groups))
+        size = max(1, math.ceil(len(groups) / (self._workers * LOTS_PER_JUDGE)))
+        lots = [groups[i : i + size] for i in range(0, len(groups), size)]
+        judged = await asyncio.gather(*(self._judge(lot) for lot in lots))
+        return Judged(
+            tuple(scored for part in judged for scored in part.groups),
+            sum(part.seconds for part in judged) / min(len(judged), self._workers) if judged else 0.0,
+        )
 
     async def close(self) -> None:
         """End every judge."""
@@ -61,19 +71,34 @@ class JudgePool:
         for judge in judges:
             kill(judge.actor)
 
-    async def _judge(self, group: Group) -> ScoredGroup:
-        failure = None
-        for places in (1, self._places):
-            judge = await self._take(places)
-            try:
-                [scored] = await call(judge.actor, "judge", [group], timeout_s=self._timeout_s)
-                return scored
-            except (Stalled, Died) as error:
-                failure = Failure("judge", "timeout" if isinstance(error, Stalled) else "died", str(error))
-                await self._replace(judge)
-            finally:
-                await self._free(judge, places)
-        return ScoredGroup(group, tuple(Verdict(None, {}, failure=failure) for _ in group.rollouts))
+    async def _judge(self, lot: Sequence[Group]) -> Judged:
+        """Judge the lot together; where its judge fails, each of its groups alone."""
+        judged = await self._ask(lot, min(len(lot), self._places))
+        if isinstance(judged, Failure):
+            alone = await asyncio.gather(*(self._alone(group) for group in lot))
+            return Judged(tuple(s for part in alone for s in part.groups), sum(part.seconds for part in alone))
+        return judged
+
+    async def _alone(self, group: Group) -> Judged:
+        judged = await self._ask([group], self._places)
+        if isinstance(judged, Failure):
+            verdicts = tuple(Verdict(None, {}, failure=judged) for _ in group.rollouts)
+            return Judged((ScoredGroup(group, verdicts),), 0.0)
+        return judged
+
+    async def _ask(self, lot: Sequence[Group], places: int) -> Judged | Failure:
+        """One judge's answer, or why there is none; a judge that gives none is replaced."""
+        judge = await self._take(places)
+        rounds = math.ceil(len(lot) / (GROUPS_PER_HELPER * self._helpers))
+        try:
+            verdicts, seconds = await call(judge.actor, "judge", lot, timeout_s=self._timeout_s * rounds)
+            return Judged(tuple(ScoredGroup(g, v) for g, v in zip(lot, verdicts, strict=True)), seconds)
+        except (Stalled, Died) as error:
+            await self._replace(judge)
+            kind = "timeout" if isinstance(error, Stalled) else "died"
+            return Failure("judge", kind, str(error))
+        finally:
+            await self._free(judge, places)
 
     async def _take(self, places: int) -> _Judge:
         """The least loaded judge, once it has that many places free."""

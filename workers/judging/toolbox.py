@@ -4,7 +4,7 @@ The clock of a call starts when a helper has taken it up, imports done (pebble a
 unpickled): neither a cold start nor waiting for a free helper is counted as the item's time.
 
 Helpers come from a fork server: it imports what sources name in `helper_imports` once (sympy: 1.7 s), and a killed
-helper is replaced in 0.1 s; from a spawn context it takes 2.7 s inside a Ray actor.
+helper is replaced in 0.1 s.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Sequence
 
 from rewards.panel import Panel
-from rewards.types import Group, ScoredGroup
+from rewards.types import Group, Verdict
 from workers.judging.toolbox import ProcessToolbox
 
 GROUPS_PER_HELPER = 2
@@ -24,13 +25,18 @@ class JudgeWorker:
         self._uses_helpers = any(hasattr(seat.source, "helper_imports") for seat in panel.seats)
         self._places = asyncio.Semaphore(GROUPS_PER_HELPER * helpers)
 
-    async def judge(self, groups: Sequence[Group]) -> list[ScoredGroup]:
-        """Every group's verdicts, in order. Raises `RunFailed` where a seat's policy is abort."""
-        return await asyncio.gather(*(self._judge(group) for group in groups))
+    async def judge(self, groups: Sequence[Group]) -> tuple[list[tuple[Verdict, ...]], float]:
+        """Every group's verdicts, in order, and the seconds it took. Raises `RunFailed` where a policy is abort.
 
-    async def _judge(self, group: Group) -> ScoredGroup:
+        The groups themselves stay with the driver: they need not travel twice.
+        """
+        start = time.perf_counter()
+        verdicts = await asyncio.gather(*(self._judge(group) for group in groups))
+        return list(verdicts), time.perf_counter() - start
+
+    async def _judge(self, group: Group) -> tuple[Verdict, ...]:
         async with self._places:
-            return await self._panel.judge(group, self._tools)
+            return (await self._panel.judge(group, self._tools)).verdicts
 
     async def warm(self) -> None:
         """Start the helper processes, where a source says that it uses them."""

@@ -140,8 +140,9 @@ class Slots:
         weights = (shared @ keys.transpose(2, 3)).mul_(scaling).masked_fill_(self._hidden, -torch.inf)
         return (weights.float().softmax(-1).to(q.dtype) @ values).view(rows, 1, heads, dim)
 
-    def advance(self) -> None:
-        self.lengths += 1
+    def advance(self, live: Tensor) -> None:
+        """Count the token just seen, in the rows of `live` bool[R]; the others will overwrite theirs."""
+        self.lengths += live
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but these, i64[R']."""

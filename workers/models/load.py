@@ -28,13 +28,8 @@ from rewards.errors import Refused, nearest
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_model(
-    path: str | Path, dtype: str = "float32", device: str | torch.device = "cpu", attention: str = "sdpa"
-) -> PreTrainedModel:
-    """The decoder of a directory or hub name, in evaluation mode.
-
-    dtype      float32, bfloat16 or float16
-    attention  a registered `attn_implementation`
+def load_model(path: str | Path, dtype: str = "float32", device: str | torch.device = "cpu") -> PreTrainedModel:
+    """The decoder of a directory or hub name, in evaluation mode; `dtype` is float32, bfloat16 or float16.
 
     Raises `Refused` where there is none, it has no safetensors, or its weights are not the ones its config needs.
     """
@@ -44,7 +39,6 @@ def load_model(
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=DTYPES[dtype],
-            attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

@@ -137,7 +137,7 @@ class Batch:
         logits = self.model(
             rows.last[:, None], position_ids=rows.slots.lengths[:, None], attend=rows.slots, use_cache=False
         ).logits[:, 0]
-        rows.slots.advance()
+        rows.slots.advance(rows.live)
         self._draw(rows, logits)
         finished = self._retire(rows)
         live = int(rows.live.sum())

@@ -58,7 +58,7 @@ def test_the_same_verdicts_as_the_panel_alone(make_group):
         finally:
             tools.close()
 
-    pooled = run(Panel(seats), lambda pool: pool.judge(groups))
+    pooled = run(Panel(seats), lambda pool: pool.judge(groups)).groups
     here = asyncio.run(alone())
     assert [told(s) for s in pooled] == [told(s) for s in here]
     assert [s.group.id for s in pooled] == [0, 1, 2, 3, 4, 5]
@@ -66,17 +66,17 @@ def test_the_same_verdicts_as_the_panel_alone(make_group):
 
 
 def test_groups_are_spread_over_the_judges(make_group):
-    scored = run(Panel((Seat("pid", ReportsPid()),)), lambda pool: pool.judge([make_group(["1"])] * 8))
+    scored = run(Panel((Seat("pid", ReportsPid()),)), lambda pool: pool.judge([make_group(["1"])] * 8)).groups
     pids = {s.verdicts[0].reward for s in scored}
     assert len(pids) == 2 and os.getpid() not in pids
 
 
 def test_a_killed_judge_is_replaced_and_its_group_judged_all_the_same(make_group):
     async def scenario(pool):
-        [scored] = await pool.judge([make_group(["1"])])
+        [scored] = (await pool.judge([make_group(["1"])])).groups
         first = int(scored.verdicts[0].reward)
         os.kill(first, signal.SIGKILL)
-        again = await pool.judge([make_group(["1"])] * 6)
+        again = (await pool.judge([make_group(["1"])] * 6)).groups
         assert all(s.verdicts[0].reward not in (None, first) for s in again)
         return pool.restarts
 
@@ -87,7 +87,7 @@ def test_a_group_that_kills_every_judge_fails_alone(make_group):
     groups = [make_group([text], id=i) for i, text in enumerate(["1", "die", "2", "3", "4", "5"])]
 
     async def scenario(pool):
-        scored = await pool.judge(groups)
+        scored = (await pool.judge(groups)).groups
         return [s.verdicts[0].reward for s in scored], scored[1].verdicts[0].failure, pool.restarts
 
     rewards, failure, restarts = run(Panel((Seat("script", Scripted()),)), scenario)
@@ -101,7 +101,7 @@ def test_a_stuck_judge_is_replaced_and_its_group_fails(make_group):
 
     async def scenario(pool):
         start = time.perf_counter()
-        scored = await pool.judge(groups)
+        scored = (await pool.judge(groups)).groups
         return [s.verdicts[0].reward for s in scored], scored[1].verdicts[0].failure, time.perf_counter() - start
 
     rewards, failure, seconds = run(Panel((Seat("script", Scripted()),)), scenario, timeout_s=1.5)
@@ -127,7 +127,7 @@ def test_a_module_in_the_current_directory_judges(make_group, tmp_path, monkeypa
     )
     monkeypatch.chdir(tmp_path)
     panel = Panel((Seat("mine", Function("my_own_reward:f")),))
-    [scored] = run(panel, lambda pool: pool.judge([make_group(["1", "x"])]), workers=1)
+    [scored] = run(panel, lambda pool: pool.judge([make_group(["1", "x"])]), workers=1).groups
     assert str(scored.verdicts[0].failure) == "source:mine error: ValueError: could not convert string to float: 'x'"
-    [scored] = run(panel, lambda pool: pool.judge([make_group(["1", "4"])]), workers=1)
+    [scored] = run(panel, lambda pool: pool.judge([make_group(["1", "4"])]), workers=1).groups
     assert [v.reward for v in scored.verdicts] == [2, 8]

@@ -37,7 +37,9 @@ def test_saved_and_loaded_is_the_same(made, tmp_path, capfd):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter))
+    model.set_attn_implementation("eager")  # how this process computes is no part of the model
     save_model(model, tokenizer, tmp_path / "deep" / "saved")
+    assert "eager" not in (tmp_path / "deep" / "saved" / "config.json").read_text()
     assert capfd.readouterr() == ("", "")
     again = load_model(tmp_path / "deep" / "saved")
     assert all(torch.equal(again.state_dict()[name], weight) for name, weight in model.state_dict().items())
