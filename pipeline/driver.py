@@ -160,10 +160,13 @@ class _Stepped:
     run: Run
     crew: Hands
 
-    async def __call__(self, stage: str, step: int, failures: list[str | None]) -> None:
+    async def __call__(self, stage: str, step: int, failures: list[str | None]) -> float:
+        began = time.monotonic()
         steps = getattr(self.run.config.stages[stage], "steps", 0)
-        if step % self.run.config.checkpoints.every == 0 and step < steps:
-            await _checkpoint(self.run, self.crew, stage, step, failures)
+        if step % self.run.config.checkpoints.every or step >= steps:
+            return 0.0
+        await _checkpoint(self.run, self.crew, stage, step, failures)
+        return time.monotonic() - began
 
 
 async def _checkpoint(run: Run, crew: Hands, stage: str | None, step: int, failures: list[str | None]) -> None:

@@ -75,15 +75,24 @@ class OnlineFeed:
 
 
 class OfflineFeed:
-    """Demonstrations as samples, in the order of their cursor. Each text is tokenized once."""
+    """Demonstrations as samples, in the order of their cursor. Each text is tokenized once, while the learner works."""
 
     def __init__(self, task_at: Callable[[int], Task], renderer: Renderer, groups_per_step: int):
         self.task_at, self.renderer, self.groups_per_step = task_at, renderer, groups_per_step
         self.cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.ahead: tuple[int, asyncio.Task[list[Sample]]] | None = None
 
     async def take(self, step: int) -> Batch:
-        first = step * self.groups_per_step
-        return Batch([self._sample(i) for i in range(first, first + self.groups_per_step)])
+        start = time.perf_counter()
+        step_ahead, samples = self.ahead or (step, self._prepare(step))
+        assert step_ahead == step, "steps are taken in order"
+        made = await samples
+        self.ahead = step + 1, self._prepare(step + 1)
+        return Batch(made, wait=time.perf_counter() - start)
+
+    def _prepare(self, step: int) -> asyncio.Task[list[Sample]]:
+        places = range(step * self.groups_per_step, (step + 1) * self.groups_per_step)
+        return asyncio.create_task(asyncio.to_thread(lambda: [self._sample(i) for i in places]))
 
     async def release(self) -> None:
         pass

@@ -43,7 +43,11 @@ class Algorithm(Protocol):
 
 @dataclass(frozen=True)
 class Training:
-    """What one training stage runs with. `transport` is None where nothing is rolled out."""
+    """What one training stage runs with.
+
+    transport   None where nothing is rolled out
+    after_step  keeps the books; answers with the seconds that a checkpoint took, 0 without one
+    """
 
     algorithm: Algorithm
     feed: Feed
@@ -51,16 +55,18 @@ class Training:
     transport: WeightTransport | None
     micro_batch_tokens: int
     steps: int
-    after_step: Callable[[int, Batch, dict[str, float]], Awaitable[None]]
+    after_step: Callable[[int, Batch, dict[str, float]], Awaitable[float]]
 
 
 async def train(run: Training, start: int = 0) -> None:
-    """Take the stage's steps, from `start` on."""
+    """Take the stage's steps, from `start` on. A step's seconds include the bookkeeping of the one before it."""
+    began, checkpoint = time.perf_counter(), 0.0
     for step in range(start, run.steps):
-        began = time.perf_counter()
         batch, metrics = await train_step(run, step)
-        metrics |= timing(metrics, batch, time.perf_counter() - began)
-        await run.after_step(step, batch, metrics)
+        now = time.perf_counter()
+        metrics |= timing(metrics, batch, now - began, checkpoint)
+        began = now
+        checkpoint = await run.after_step(step, batch, metrics)
 
 
 async def train_step(run: Training, step: int) -> tuple[Batch, dict[str, float]]:
@@ -69,12 +75,13 @@ async def train_step(run: Training, step: int) -> tuple[Batch, dict[str, float]]
     signals, infer_s = await _infer(run, batch.samples)
     credits_ = run.algorithm.credit(batch.samples, signals)
     updates = plan(credits_, run.micro_batch_tokens, run.algorithm.updates_per_step)
+    asked = time.perf_counter()
     report = await run.learner.update(updates)
-    published = time.perf_counter()
+    updated = time.perf_counter()
     if run.transport is not None:
         await run.transport.publish()
+    published = time.perf_counter()
     await run.feed.release()
-    published = time.perf_counter() - published
     staleness = max((report.version - 1 - sample.version for sample in batch.samples), default=0)
     return batch, {
         **batch.metrics,
@@ -83,7 +90,8 @@ async def train_step(run: Training, step: int) -> tuple[Batch, dict[str, float]]
         "learner/samples": float(len(credits_)),
         "learner/tokens": float(sum(len(credit.sample.ids) for credit in credits_)),
         "time/learn": infer_s + report.seconds,
-        "time/publish": published if run.transport else 0.0,
+        "time/publish": published - updated,
+        "time/transport": updated - asked - report.seconds,
     }
 
 
@@ -96,14 +104,25 @@ async def _infer(run: Training, samples: list[Sample]) -> tuple[list[Signals], f
     return unpack(samples, bins, answers, needs), seconds
 
 
-def timing(metrics: dict[str, float], batch: Batch, step_s: float) -> dict[str, float]:
-    """Where the step's seconds went. Overhead is what no worker can answer for: step time less generation,
-    judging, learning (as the workers measured them) and publishing; overlapped generation counts only as waited for.
+def timing(metrics: dict[str, float], batch: Batch, step_s: float, checkpoint_s: float) -> dict[str, float]:
+    """Where the step's seconds went.
+
+    Generation, judging and learning are what the workers measured themselves; what the driver waited beyond that is
+    transport between processes. Overhead is everything but generation, judging, learning, publishing and a
+    checkpoint: transport, and the driver's own work. In asynchronous mode only what was waited for counts.
     """
     produced = min(batch.wait, batch.generate + batch.judge)
-    overhead = max(0.0, step_s - produced - metrics["time/learn"] - metrics["time/publish"])
-    out = {"time/step": step_s, "time/overhead": overhead, "time/overhead_share": overhead / step_s}
-    out["learner/tokens_per_s"] = metrics["learner/tokens"] / max(metrics["time/learn"], 1e-9)
+    worked = produced + metrics["time/learn"] + metrics["time/publish"] + checkpoint_s
+    overhead = max(0.0, step_s - worked)
+    out = {
+        "time/step": step_s,
+        "time/transport": metrics["time/transport"] + batch.wait - produced,
+        "time/overhead": overhead,
+        "time/overhead_share": overhead / step_s,
+        "learner/tokens_per_s": metrics["learner/tokens"] / max(metrics["time/learn"], 1e-9),
+    }
+    if checkpoint_s:
+        out["time/checkpoint"] = checkpoint_s
     if batch.groups:
         tokens = sum(len(t.completion_ids) for g in batch.groups for r in g.group.rollouts for t in r.turns)
         out |= {"time/wait": batch.wait, "time/generate": batch.generate, "time/judge": batch.judge}

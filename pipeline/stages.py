@@ -33,20 +33,20 @@ class Recorder:
     config: Config
     store: RunStore
     progress: Progress
-    stepped: Callable[[str, int, list[str | None]], Awaitable[None]]
+    stepped: Callable[[str, int, list[str | None]], Awaitable[float]]
     last: dict[str, float]
 
     async def step(
         self, stage: str, budget: FailureBudget | None, step: int, batch: Batch, metrics: dict[str, float]
-    ) -> None:
-        """After each step of a stage that learns."""
+    ) -> float:
+        """After each step of a stage that learns; the seconds a checkpoint took."""
         self.last = metrics
         self.store.metrics(stage, step, metrics)
         rows = sample_rows(stage, step, batch.groups, self.config.tracking.samples_per_step)
         if rows:
             self.store.samples(rows)
         self.progress.step(step, metrics)
-        await self.stepped(stage, step + 1, list(budget.reasons) if budget else [])
+        return await self.stepped(stage, step + 1, list(budget.reasons) if budget else [])
 
 
 @dataclass(frozen=True)

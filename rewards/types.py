@@ -5,6 +5,8 @@
 
 Axes: P prompt tokens, C completion tokens, G rollouts of one group, K reasoning steps.
 Every record is frozen and every array read-only: a stage returns a new record, nothing is filled in later.
+The small ones that exist once per rollout say how they are pickled (`__reduce__`): the default, field by field, would
+cost a step of short rollouts more than judging them.
 A `Score` or a `Verdict` without a number carries a `Failure` that says why; a failure is never 0.0.
 """
 
@@ -82,6 +84,24 @@ class Turn:
     stop: str
     version: int
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        prompt, completion = _lean(self.prompt_ids, np.int32), _lean(self.completion_ids, np.int32)
+        return _turn, (prompt, completion, _lean(self.logprobs, np.float32), self.text, self.stop, self.version)
+
+
+# Larger arrays travel beside the pickle, without a copy; for smaller ones that costs more than the copy.
+LEAN_BYTES = 4096
+
+
+def _lean(array: np.ndarray, dtype: type) -> np.ndarray | bytes:
+    return array.astype(dtype, copy=False).tobytes() if array.nbytes <= LEAN_BYTES else array
+
+
+def _turn(prompt: Any, completion: Any, logprobs: Any, text: str, stop: str, version: int) -> Turn:
+    prompt, completion = (np.frombuffer(x, np.int32) if isinstance(x, bytes) else x for x in (prompt, completion))
+    logprobs = np.frombuffer(logprobs, np.float32) if isinstance(logprobs, bytes) else logprobs
+    return Turn(prompt, completion, logprobs, text, stop, version)
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
@@ -90,6 +110,9 @@ class Rollout:
     index: int
     turns: tuple[Turn, ...]
     failure: Failure | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rollout, (self.index, self.turns, self.failure)
 
     @property
     def text(self) -> str:
@@ -125,6 +148,10 @@ class Score:
     latency: float = 0.0
     failure: Failure | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = (self.value, self.steps, self.explanation, self.parts, self.cost, self.latency, self.failure)
+        return Score, fields
+
     def __post_init__(self) -> None:
         if (self.value is None) == (self.failure is None):
             raise ValueError("a score has either a value or a failure")
@@ -144,6 +171,9 @@ class Verdict:
     scores: Mapping[str, Score]
     steps: np.ndarray | None = None
     failure: Failure | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Verdict, (self.reward, self.scores, self.steps, self.failure)
 
     def __post_init__(self) -> None:
         if (self.reward is None) == (self.failure is None):

@@ -57,7 +57,8 @@ class JudgePool:
 
     async def judge(self, groups: Sequence[Group]) -> Judged:
         """Every group with its verdicts, in order. Raises `RunFailed` where a seat's policy is abort."""
-        size = max(1, math.ceil(len(groups) / (self._workers * LOTS_PER_JUDGE)))
+        wanted = LOTS_PER_JUDGE * self._workers if self._workers > 1 else 1
+        size = max(1, math.ceil(len(groups) / wanted))
         lots = [groups[i : i + size] for i in range(0, len(groups), size)]
         judged = await asyncio.gather(*(self._judge(lot) for lot in lots))
         return Judged(

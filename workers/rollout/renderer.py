@@ -32,6 +32,8 @@ class Renderer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_ids: Iterable[int] = ()):
         self.tokenizer: Any = tokenizer
+        # The tokenizer's own core: ten times faster on short texts than the layers that transformers puts around it.
+        self._fast: Any = getattr(tokenizer, "backend_tokenizer", None)
         self.end_id = self._end_of_turn()
         self.stop_ids = tuple(sorted({self.end_id, self.tokenizer.eos_token_id, *stop_ids}))
 
@@ -61,10 +63,16 @@ class Renderer:
 
     def text(self, ids: Sequence[int] | np.ndarray) -> str:
         """The ids decoded, without special tokens."""
-        return str(self.tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True))
+        ids = np.asarray(ids).tolist()
+        if self._fast is not None and not self.tokenizer.clean_up_tokenization_spaces:
+            return self._fast.decode(ids, skip_special_tokens=True)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _encode(self, text: str) -> np.ndarray:
-        ids = np.asarray(self.tokenizer.encode(text, add_special_tokens=False), np.int32)
+        if self._fast is not None:
+            ids = np.asarray(self._fast.encode(text, add_special_tokens=False).ids, np.int32)
+        else:
+            ids = np.asarray(self.tokenizer.encode(text, add_special_tokens=False), np.int32)
         unknown = self.tokenizer.unk_token_id
         # A vocabulary of characters has no token for one it never saw.
         if unknown is not None and (ids == unknown).any():

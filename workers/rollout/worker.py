@@ -7,10 +7,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import numpy as np
 
+from rewards.errors import RunFailed
 from rewards.types import Group, Rollout, Turn
 from workers.ports import Engine
 from workers.rollout.renderer import Renderer
 from workers.types import Completion, Generated, Prompt, Published, Request
+
+# Groups are handed over together this often: a message per group would cost short generations more than it gains.
+HAND_OVER_S = 0.25
 
 
 class RolloutWorker:
@@ -22,18 +26,22 @@ class RolloutWorker:
         self.engine = make_engine(self.renderer)
 
     async def run(self, wave: Sequence[Request]) -> AsyncIterator[Generated]:
-        """See `Rollouts.run`."""
+        """See `Rollouts.run`. Raises `RunFailed`, with the worker's name, where its engine broke."""
         requests = {request.group_id: request for request in wave}
         prompts = [
             Prompt(r.group_id, self.renderer.prompt(r.task.messages), r.n, r.sampling) for r in requests.values()
         ]
         prompt_ids = {prompt.id: prompt.prompt_ids for prompt in prompts}
-        start = time.perf_counter()
-        async for finished in self.engine.generate(prompts):
-            seconds = time.perf_counter() - start
-            groups = tuple(self._group(requests[i], prompt_ids[i], completions) for i, completions in finished)
-            yield Generated(groups, seconds, self.name)
-            start = time.perf_counter()
+        missing, groups, start = len(prompts), [], time.perf_counter()
+        try:
+            async for finished in self.engine.generate(prompts):
+                groups += [self._group(requests[i], prompt_ids[i], completions) for i, completions in finished]
+                missing -= len(finished)
+                if not missing or time.perf_counter() - start > HAND_OVER_S:
+                    yield Generated(tuple(groups), time.perf_counter() - start, self.name)
+                    groups, start = [], time.perf_counter()
+        except RunFailed as error:
+            raise RunFailed(f"{self.name}: {error}") from error
 
     async def load(self, weights: Published) -> int:
         """Take over new weights; answers with the version now held."""

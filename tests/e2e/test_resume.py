@@ -1,0 +1,63 @@
+"""A run whose driver is killed, at any moment, and resumed equals one that was never interrupted: bit for bit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny_run import assay, kill_at, metric_rows, repeatable, write_config
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    done = assay("run", write_config(folder), "--run-dir", folder / "run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == "done"
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [("warm_start", 0), ("warm_start", 29), ("rl", 3), ("rl", 6)],
+    ids=["before the first checkpoint", "at a stage's last step", "between two checkpoints", "at the last step"],
+)
+def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, stage, step):
+    run_dir = tmp_path / "run"
+    kill_at(["run", write_config(tmp_path), "--run-dir", run_dir], run_dir, stage, step)
+    assert not (run_dir / "model").exists()
+    resumed = assay("resume", run_dir)
+    assert resumed.returncode == 0, resumed.stderr
+    weights = "model/model.safetensors"
+    assert (run_dir / weights).read_bytes() == (uninterrupted / weights).read_bytes()
+    assert repeatable(run_dir) == repeatable(uninterrupted)
+    samples = "samples.jsonl"
+    assert (run_dir / samples).read_text() == (uninterrupted / samples).read_text()
+    stages = json.loads((run_dir / "summary.json").read_text())["stages"]
+    expected = json.loads((uninterrupted / "summary.json").read_text())["stages"]
+    assert {n: s.get("accuracy") for n, s in stages.items()} == {n: s.get("accuracy") for n, s in expected.items()}
+
+
+def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path):
+    run_dir = tmp_path / "run"
+    kill_at(["run", write_config(tmp_path), "--run-dir", run_dir], run_dir, "rl", 5)
+    newest = max(path for path in (run_dir / "checkpoints").iterdir() if path.name.isdigit())
+    data = bytearray((newest / "learner.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (newest / "learner.pt").write_bytes(bytes(data))
+    resumed = assay("resume", run_dir)
+    assert resumed.returncode == 0, resumed.stderr
+    events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+    assert any(e["kind"] == "warning" and f"checkpoint {newest.name} is damaged" in e["text"] for e in events)
+    weights = "model/model.safetensors"
+    assert (run_dir / weights).read_bytes() == (uninterrupted / weights).read_bytes()
+    assert repeatable(run_dir) == repeatable(uninterrupted)
+
+
+def test_no_step_is_missing_or_twice(uninterrupted):
+    steps = [(row["stage"], row["step"]) for row in metric_rows(uninterrupted)]
+    assert steps == [("warm_start", i) for i in range(30)] + [("before", 0)] + [("rl", i) for i in range(7)] + [
+        ("after", 0)
+    ]

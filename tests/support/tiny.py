@@ -1,0 +1,72 @@
+"""Models of a few thousand weights with sharp distributions, references of them by transformers, fresh random inputs."""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from workers.models import ModelInit, TokenizerInit
+from workers.models.create import create
+
+torch.set_num_threads(1)
+
+ALPHABET = "0123456789+-=,. abcdefgh"
+# Wide initial weights: with the usual ones every distribution is nearly uniform, and mistakes hide.
+SIZES = {
+    "qwen3": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,
+    },
+    "llama": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,
+    },
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "initializer_range": 0.2},
+}
+
+
+def fresh() -> np.random.Generator:
+    """New random inputs for every run of a test; pytest shows the seed where it fails."""
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    return np.random.default_rng(seed)
+
+
+def make(directory, architecture="qwen3", seed=0, tokenizer="chars"):
+    """A model directory; its path as a string."""
+    texts = [ALPHABET, "the answer is a bad cab — é 答案\n" * 9]
+    create(ModelInit(architecture, SIZES[architecture], TokenizerInit(tokenizer, 300)), texts, directory, seed)
+    return str(directory)
+
+
+def reference(path, dtype=torch.float64):
+    """The same model as transformers runs it, with its own attention."""
+    model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="sdpa", dtype=dtype)
+    return model.eval()
+
+
+def logprobs_alone(model, ids, temperature=1.0):
+    """f[len(ids) - 1, V]: what the model says of every next token, the sequence on its own in a batch of one."""
+    ids = torch.as_tensor(np.asarray(ids, np.int64))
+    logits = model(ids[None], use_cache=False).logits[0, :-1]
+    return (logits / temperature).log_softmax(-1)
+
+
+def prompts(rng, count, low=1, high=30, vocabulary=20):
+    """Ragged token ids, i32[low to high] each."""
+    return [rng.integers(3, vocabulary, int(rng.integers(low, high + 1))).astype(np.int32) for _ in range(count)]
