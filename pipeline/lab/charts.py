@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 MAX_POINTS = 1500  # per curve
-TIMES = ("generate", "judge", "learn", "publish", "wait", "overhead")  # the parts of time/step, as they are stacked
+TIMES = ("generate", "judge", "learn", "publish", "checkpoint", "overhead")  # the parts of time/step, stacked
 
 
 @dataclass(frozen=True)
