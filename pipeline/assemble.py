@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from pipeline.config import Config, EvaluateStage, Optimizer, PathSeat, Rewards, RlStage, Sampling, SeatKnobs
+from pipeline.knobs import knobs_from
+from pipeline.refusals import refusal
 from pipeline.streams import key
 from pipeline.tasks import TaskSets
 from rewards.catalog import resolve
-from rewards.errors import Refused, nearest
+from rewards.errors import Refused
 from rewards.panel import Panel, Seat
 from rewards.sources.function import Function
 from workers import types
 from workers.judging.pool import JudgePool
-from workers.learner.engine_torch import TorchLearner
 from workers.learner.team import LearnerTeam
-from workers.models.create import create
+from workers.models import ModelInit
 from workers.ray_actors import start_ray, stop_ray
 from workers.rollout.pool import RolloutPool
-from workers.rollout.renderer import Renderer
-from workers.rollout.torch_engine import TorchEngine
 from workers.weights.transport import ObjectStoreTransport
+
+if TYPE_CHECKING:
+    from workers.learner.engine_torch import TorchLearner
+    from workers.rollout.renderer import Renderer
+    from workers.rollout.torch_engine import TorchEngine
 
 
 def tasks_of(config: Config) -> dict[str, TaskSets]:
@@ -73,16 +80,18 @@ def _seat(name: str, knobs: SeatKnobs) -> Seat:
 
 
 def _own_source(name: str, knobs: PathSeat) -> Any:
-    found = resolve(knobs.kind)
-    make = found if isinstance(found, type) else partial(Function, knobs.kind)
-    fields = getattr(found if isinstance(found, type) else Function, "__dataclass_fields__", {})
-    for param in knobs.params:
-        if fields and param not in fields:
-            raise Refused(f"rewards.sources.{name}.params: unknown key {param!r}; {nearest(param, fields)}")
+    where = f"rewards.sources.{name}"
     try:
-        return make(**knobs.params)
+        found = resolve(knobs.kind)
+    except Refused as error:
+        raise Refused(f"{where}.kind: {error}") from error
+    cls, given = (found, knobs.params) if isinstance(found, type) else (Function, {**knobs.params, "path": knobs.kind})
+    try:
+        return knobs_from(cls).model_validate(given).build() if is_dataclass(cls) else cls(**given)
+    except ValidationError as error:
+        raise refusal(error, given, f"{where}.params") from None
     except TypeError as error:
-        raise Refused(f"rewards.sources.{name}.params: {knobs.kind} does not take them: {error}") from None
+        raise Refused(f"{where}.params: {knobs.kind} does not take them: {error}") from None
 
 
 def sampling_of(config: Config, stage: str, rollout: Sampling) -> types.Sampling:
@@ -97,16 +106,6 @@ def optimization_of(learner: Optimizer, updates: int, temperature: float) -> typ
     return types.Optimization(**knobs, updates=updates, temperature=temperature)
 
 
-def make_model(config: Config, run_dir: Path, texts: list[str]) -> str:
-    """The path of the policy to start from, made now where the config says so."""
-    if config.model.init is None:
-        return str(config.model.path)
-    directory = run_dir / "init"
-    if not (directory / "config.json").exists():
-        create(config.model.init.build(), texts, directory, config.seed)
-    return str(directory.absolute())
-
-
 @dataclass
 class Hands:
     """The workers of a run. Judges come and go with the stages' rewards."""
@@ -115,7 +114,6 @@ class Hands:
     learner: LearnerTeam
     rollouts: RolloutPool
     transport: ObjectStoreTransport
-    renderer: Renderer
     judges: JudgePool | None = None
     judging: Rewards | None = None
 
@@ -137,22 +135,41 @@ class Hands:
 
 
 async def hands(config: Config, run_dir: Path, texts: list[str]) -> Hands:
-    """Start Ray, make the model, start learner and rollout workers, all at the same time as far as may be."""
-    cpus = config.cluster.cpus or os.cpu_count() or 1
-    # Logical CPUs: the actors' own bookkeeping must not wait for a core that only takes turns with another.
+    """Start Ray, learner and rollout workers; the learner makes the model where the config wants one made."""
+    # Logical CPUs: an actor must not wait for a core that it only takes turns with another.
     wanted = config.learner.cpus + config.rollout.workers * config.rollout.cpus
     wanted += max((rewards.workers * rewards.cpus for rewards in panels(config)), default=0.0)
-    _, path = await asyncio.gather(
-        asyncio.to_thread(start_ray, max(cpus, int(wanted + 1)), config.cluster.address),
-        asyncio.to_thread(make_model, config, run_dir, texts),
-    )
-    timeout = config.cluster.timeout_s
-    learner = LearnerTeam(partial(TorchLearner, path, config.learner.dtype), config.learner.cpus, timeout)
-    engine = partial(_torch_engine, path, config.rollout.max_rows, config.rollout.dtype)
-    rollouts = RolloutPool(path, engine, config.rollout.workers, config.rollout.cpus, timeout)
-    await asyncio.gather(learner.start(), rollouts.start())
-    return Hands(config, learner, rollouts, ObjectStoreTransport(learner, rollouts), Renderer.load(path))
+    cpus = max(config.cluster.cpus or os.cpu_count() or 1, math.ceil(wanted))
+    await asyncio.to_thread(start_ray, cpus, config.cluster.address)
+    path, timeout = model_path(config, run_dir), config.cluster.timeout_s
+    init = config.model.init.build() if config.model.init else None
+    make_learner = partial(_torch_learner, path, init, texts if init else [], config.seed, config.learner.dtype)
+    learner = LearnerTeam(make_learner, config.learner.cpus, timeout)
+    rollouts = RolloutPool(config.rollout.workers, config.rollout.cpus, timeout)
+    crew = Hands(config, learner, rollouts, ObjectStoreTransport(learner, rollouts))
+    first = [crew.judges_for(rewards) for rewards in panels(config)[:1]]
+    await asyncio.gather(learner.start(), rollouts.start(), *first)
+    await rollouts.open(path, partial(_torch_engine, config.rollout.max_rows, config.rollout.dtype))
+    return crew
 
 
-def _torch_engine(path: str, max_rows: int, dtype: str, renderer: Renderer) -> TorchEngine:
+def model_path(config: Config, run_dir: Path) -> str:
+    """Where the policy to start from stands, or will."""
+    return str((run_dir / "init").absolute()) if config.model.init else str(config.model.path)
+
+
+# The engines' factories run in the workers; only there are models imported.
+
+
+def _torch_learner(path: str, init: ModelInit | None, texts: list[str], seed: int, dtype: str) -> TorchLearner:
+    from workers.models.create import create
+
+    if init is not None and not (Path(path) / "config.json").exists():
+        create(init, texts, Path(path), seed)
+    return TorchLearner(path, dtype)
+
+
+def _torch_engine(max_rows: int, dtype: str, path: str, renderer: Renderer) -> TorchEngine:
+    from workers.rollout.torch_engine import TorchEngine
+
     return TorchEngine(path, renderer, max_rows, dtype)

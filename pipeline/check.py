@@ -3,46 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import psutil
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
 from pipeline.assemble import panel_of, panels, tasks_of, texts_of
-from pipeline.config import Config, EvaluateStage, Rewards, RlStage, SftStage
+from pipeline.config import Config, EvaluateStage, Rewards, RlStage, SftStage, TrainStage
+from pipeline.rundir import size
 from pipeline.tasks import TaskSets
 from rewards.errors import Refused
 from rewards.selfcheck import selfcheck
 from workers.judging.toolbox import ProcessToolbox
-from workers.models.create import parameter_count
 
 BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2}
 # What metrics, samples, the report and MLflow's copies may take.
 FILES_BYTES = 200_000_000
+# Tasks of each set that are tried on reward sources and on a tokenizer.
+TRIED = 3
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A config that may run: its tasks, the policy's number of weights, and the self-checks made per source."""
+    """A config that may run: its tasks, the policy's number of weights, and how many cases each panel's sources got."""
 
     config: Config
     tasks: dict[str, TaskSets]
     parameters: int
-    cases: dict[str, int]
+    cases: list[tuple[Rewards, dict[str, int]]]
 
     @property
     def disk_bytes(self) -> int:
         """What the run directory may grow to: each checkpoint holds weights and AdamW's two moments (and one is being
-        written while the old ones stay), and there are the first and the final policy."""
-        per_weight = BYTES_PER_WEIGHT[self.config.learner.dtype]
-        copies = (
-            3 * (self.config.checkpoints.keep + 1) + 2 + sum(s.start is not None for s in self.config.stages.values())
-        )
-        return self.parameters * per_weight * copies + FILES_BYTES
+        written while the old ones stay); then the first and the final policy, and those that stages start from."""
+        starts = {stage.start for stage in self.config.stages.values() if stage.start}
+        copies = 3 * (self.config.checkpoints.keep + 1) + 2 + len(starts)
+        return self.parameters * BYTES_PER_WEIGHT[self.config.learner.dtype] * copies + FILES_BYTES
 
 
 def check(config: Config) -> Checked:
@@ -50,10 +52,9 @@ def check(config: Config) -> Checked:
     tasks = tasks_of(config)
     for name, stage in config.stages.items():
         _check_tasks(name, stage, tasks[name])
-    init = config.model.init
-    parameters = parameter_count(init.build(), texts_of(tasks)) if init else parameter_count(str(config.model.path))
+    # The sources first: what is wrong with them shows before the seconds that the model's libraries take to load.
     cases = asyncio.run(_self_checks(config, tasks))
-    return Checked(config, tasks, parameters, cases)
+    return Checked(config, tasks, _weights(config, tasks), cases)
 
 
 def _check_tasks(name: str, stage: object, tasks: TaskSets) -> None:
@@ -66,89 +67,116 @@ def _check_tasks(name: str, stage: object, tasks: TaskSets) -> None:
         if bare is not None:
             raise Refused(
                 f"stages.{name}.data: task {bare.id!r} has no demonstration to imitate; "
-                "name the column with data.demonstration"
+                "name the column with data.columns.demonstration"
             )
 
 
-async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> dict[str, int]:
-    done: list[Rewards] = []
-    cases: dict[str, int] = {}
+def _weights(config: Config, tasks: Mapping[str, TaskSets]) -> int:
+    """How many the policy has. Where it lies on disk, its tokenizer is tried too."""
+    from workers.models.create import parameter_count
+    from workers.rollout.renderer import Renderer
+
+    if config.model.init is not None:
+        return parameter_count(config.model.init.build(), texts_of(tasks))
+    path = str(config.model.path)
+    parameters, renderer = parameter_count(path), Renderer.load(path)
+    if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
+        raise Refused(f"model.path {path!r}: no weights in it, expected *.safetensors")
+    for sets in tasks.values():
+        for task in (*sets.train[:TRIED], *sets.held_out[:TRIED]):
+            renderer.prompt(task.messages)
+            if task.demonstration is not None:
+                renderer.answer(task.demonstration)
+    return parameters
+
+
+async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tuple[Rewards, dict[str, int]]]:
+    """For each different panel, on the tasks of the first stage that it judges."""
+    out = []
     tools = ProcessToolbox(1)
     try:
-        for name, stage in config.stages.items():
-            rewards = getattr(stage, "rewards", None)
-            if rewards is None or rewards in done:
-                continue
-            done.append(rewards)
-            sets = tasks[name]
-            for seat in panel_of(rewards).seats:
-                cases[f"{name}.{seat.name}"] = await selfcheck(seat, [*sets.train[:3], *sets.held_out[:3]], tools)
+        for rewards in panels(config):
+            sets = next(tasks[name] for name, stage in config.stages.items() if _rewards(stage) == rewards)
+            tried = [*sets.train[:TRIED], *sets.held_out[:TRIED]]
+            out.append((rewards, {seat.name: await selfcheck(seat, tried, tools) for seat in panel_of(rewards).seats}))
     finally:
         tools.close()
-    return cases
+    return out
+
+
+def _rewards(stage: object) -> Rewards | None:
+    return getattr(stage, "rewards", None)
 
 
 def shown(checked: Checked) -> RenderableType:
-    """The plan for a person: what happens in which order, who sits where, how much at once."""
-    config = checked.config
-    return Group(_stage_table(checked), Text(), _placement(config, checked.parameters), Text(), _judges(checked))
+    """The plan for a person: what happens in which order, who sits where, how much at once, who judges."""
+    disk = Text(f"The run directory may take about {size(checked.disk_bytes)} of disk.")
+    return Group(_stages(checked), _placement(checked), _sources(checked), disk)
 
 
-def _stage_table(checked: Checked) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="stages", title_justify="left")
-    for column in ("stage", "kind", "starts from", "tasks", "steps", "groups/step", "group size", "samples/step"):
-        table.add_column(column, justify="left" if column in ("stage", "kind", "starts from") else "right")
-    before = "model"
+def _table(title: str, words: list[str], numbers: list[str], last: list[str] | None = None) -> Table:
+    """Words are left-aligned and never cut, numbers right-aligned."""
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title, "bold"), title_justify="left", pad_edge=False)
+    table.padding = (0, 1, 0, 0)
+    for column in words:
+        table.add_column(column, overflow="fold")
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in last or []:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _stages(checked: Checked) -> Table:
+    numbers = ["tasks", "steps", "groups\nper step", "group\nsize", "samples\nper step"]
+    table = _table("Stages", ["stage", "kind", "starts from"], numbers)
+    policy = "model"
     for name, stage in checked.config.stages.items():
-        row = [name, stage.kind, stage.start or before]
+        policy = stage.start or policy
+        row, tasks = [name, stage.kind, policy], checked.tasks[name]
         if isinstance(stage, EvaluateStage):
-            n = len(checked.tasks[name].held_out[: stage.limit])
-            row += [str(n), "", "", str(stage.samples), str(n * stage.samples)]
+            n = len(tasks.held_out[: stage.limit])
+            row += [f"{n:,}", "", "", f"{stage.samples:,}", f"{n * stage.samples:,}"]
         else:
-            size = stage.algorithm.group_size if isinstance(stage, RlStage) else 1
-            row += [str(len(checked.tasks[name].train)), str(stage.steps), str(stage.groups_per_step), str(size)]
-            row += [str(stage.groups_per_step * size)]
-            before = name
+            group = stage.algorithm.group_size if isinstance(stage, RlStage) else 1
+            counts = (len(tasks.train), stage.steps, stage.groups_per_step, group, stage.groups_per_step * group)
+            row += [f"{count:,}" for count in counts]
+            policy = name
         table.add_row(*row)
     return table
 
 
-def _placement(config: Config, parameters: int) -> Table:
+def _placement(checked: Checked) -> RenderableType:
     """Memory is what weights, gradients and optimizer need; activations and caches come on top."""
-    table = Table(box=box.SIMPLE_HEAD, title=f"placement (policy of {parameters:,} weights)", title_justify="left")
-    for column in ("role", "engine", "processes", "CPUs each", "weights and state"):
-        table.add_column(column, justify="left" if column in ("role", "engine") else "right")
-    width = {name: BYTES_PER_WEIGHT[part.dtype] for name, part in (("l", config.learner), ("r", config.rollout))}
-    needs_reference = any(isinstance(s, RlStage) and s.algorithm.build().needs.logp_ref for s in config.stages.values())
-    learner_bytes = parameters * width["l"] * (5 if needs_reference else 4)
-    table.add_row("learner", config.learner.engine, "1", f"{config.learner.cpus:g}", _bytes(learner_bytes))
-    table.add_row(
-        "rollout",
-        config.rollout.engine,
-        str(config.rollout.workers),
-        f"{config.rollout.cpus:g}",
-        _bytes(parameters * width["r"]),
-    )
+    config, n = checked.config, checked.parameters
+    columns = ["processes", "CPUs each", "memory each"]
+    table = _table(f"Placement of a policy of {n:,} weights", ["role", "engine"], columns, ["at once"])
+    train = [stage for stage in config.stages.values() if isinstance(stage, TrainStage)]
+    reference = any(isinstance(stage, RlStage) and stage.algorithm.build().needs.logp_ref for stage in train)
+    tokens = max((stage.learner.micro_batch_tokens for stage in train), default=0)
+    learner = n * BYTES_PER_WEIGHT[config.learner.dtype] * ((4 if train else 1) + reference)
+    rollout = n * BYTES_PER_WEIGHT[config.rollout.dtype]
+    at_once = f"{tokens:,} tokens" if train else ""
+    table.add_row("learner", config.learner.engine, "1", f"{config.learner.cpus:g}", size(learner), at_once)
+    workers, at_once = str(config.rollout.workers), f"{config.rollout.max_rows:,} sequences"
+    table.add_row("rollout", config.rollout.engine, workers, f"{config.rollout.cpus:g}", size(rollout), at_once)
     for rewards in panels(config):
-        table.add_row("judge", ", ".join(rewards.sources), str(rewards.workers), f"{rewards.cpus:g}", "")
+        table.add_row("judge", ", ".join(rewards.sources), str(rewards.workers), f"{rewards.cpus:g}", "", "")
+    cpus = config.learner.cpus + config.rollout.workers * config.rollout.cpus
+    cpus += max((rewards.workers * rewards.cpus for rewards in panels(config)), default=0)
+    together = Text(
+        f"At the same time {cpus:g} CPUs and {size(learner + config.rollout.workers * rollout)}, without activations "
+        f"and caches; here are {os.cpu_count()} CPUs and {size(psutil.virtual_memory().available)} free."
+    )
+    return Group(table, together, Text())
+
+
+def _sources(checked: Checked) -> Table:
+    table = _table("Reward sources", ["source", "kind"], ["weight"], ["on failure", "self-check", "stages"])
+    for rewards, cases in checked.cases:
+        stages = [name for name, stage in checked.config.stages.items() if _rewards(stage) == rewards]
+        for source, seat in rewards.sources.items():
+            tried = cases[source]
+            told = f"passed on {tried} tasks" if tried else "has none"
+            table.add_row(source, seat.kind, f"{seat.weight:g}", seat.on_failure, told, ", ".join(stages))
     return table
-
-
-def _judges(checked: Checked) -> Tree:
-    tree = Tree("reward sources")
-    for name, stage in checked.config.stages.items():
-        for source, seat in getattr(getattr(stage, "rewards", None), "sources", {}).items():
-            tried = checked.cases.get(f"{name}.{source}")
-            note = f"accepts gold and rejects foil on {tried} tasks" if tried else "no self-check to make"
-            if tried is not None:
-                tree.add(f"{source}: {seat.kind}, weight {seat.weight:g}, on failure {seat.on_failure}; {note}")
-    tree.add(Text(f"disk: about {_bytes(checked.disk_bytes)} for the run directory"))
-    return tree
-
-
-def _bytes(n: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit in ("B", "kB") else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} TB"

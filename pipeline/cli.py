@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,12 +28,13 @@ for _name, _value in {
 app = typer.Typer(
     name="assay",
     help="RLHF/RLVR post-training in which the reward is the experiment.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="One YAML is one run.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Keys to change.")]
+UsageError: Any = typer.BadParameter.__base__  # click's; where it lives depends on typer's version
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 AsJson = Annotated[bool, typer.Option("--json", help="The last line of standard output is the summary as JSON.")]
 
 
@@ -43,18 +46,22 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Launch the run that CONFIG describes."""
-    from pipeline import driver, rundir
-    from pipeline.check import check
+    from pipeline import rundir
     from pipeline.config import load_config
 
     console = _console(as_json)
     settings = load_config(config, overrides or [])
     run_dir = run_dir or rundir.default_dir(config)
     rundir.check_free(run_dir, 0)
+    # What is refused should be refused at once: the seconds that torch and Ray take to import come after.
+    from pipeline.check import check
+
     with console.status("checking data, model and reward sources"):
         checked = check(settings)
     rundir.check_free(run_dir, checked.disk_bytes)
-    rundir.create(run_dir, settings)
+    from pipeline import driver
+
+    rundir.create(run_dir, settings, config.stem)
     _drive(driver.Run(settings, run_dir, config.stem, checked.tasks, console), None, console, as_json)
 
 
@@ -64,19 +71,23 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Continue an interrupted run exactly where its last checkpoint stands."""
+    from pipeline import rundir
+
+    console = _console(as_json)
+    rundir.check_holds_run(run_dir)
+    summary = run_dir / "summary.json"
+    if summary.exists() and json.loads(summary.read_text())["status"] == "done":
+        raise Refused(f"{run_dir} is done; its report is {run_dir / 'report.html'}")
     from pipeline import driver
     from pipeline.assemble import tasks_of
     from pipeline.config import load_config
 
-    console = _console(as_json)
-    if not (run_dir / "config.yaml").exists():
-        raise Refused(f"{run_dir} holds no run (no config.yaml in it); expected a run directory")
-    summary = run_dir / "summary.json"
-    if summary.exists() and json.loads(summary.read_text())["status"] == "done":
-        raise Refused(f"{run_dir} is done; its report is {run_dir / 'report.html'}")
     settings = load_config(run_dir / "config.yaml")
-    name = json.loads((run_dir / "environment.json").read_text()).get("name", run_dir.name)
-    again = driver.Run(settings, run_dir, name, tasks_of(settings), console)
+    environment = json.loads((run_dir / "environment.json").read_text())
+    run_dir = run_dir.absolute()
+    with contextlib.suppress(FileNotFoundError):
+        os.chdir(environment["directory"])  # relative paths of data and models, and reward modules, are found there
+    again = driver.Run(settings, run_dir, environment["name"], tasks_of(settings), console)
     newest = again.checkpoints.newest(lambda text: again.files.event("warning", text))
     if newest is None:
         again.files.rewind({"metrics.jsonl": 0, "samples.jsonl": 0})
@@ -86,12 +97,13 @@ def resume(
 @app.command()
 def check(config: ConfigPath, overrides: Overrides = None) -> None:
     """Resolve and validate CONFIG, try its reward sources, print the plan; start nothing."""
-    from pipeline.check import check as examine
-    from pipeline.check import shown
     from pipeline.config import load_config
 
     console = _console(False)
     settings = load_config(config, overrides or [])
+    from pipeline.check import check as examine
+    from pipeline.check import shown
+
     with console.status("checking data, model and reward sources"):
         checked = examine(settings)
     console.print(shown(checked))
@@ -101,19 +113,19 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
     """Write RUN_DIR/report.html anew."""
+    from pipeline import rundir
     from pipeline.lab.report import write_report
 
-    if not (run_dir / "config.yaml").exists():
-        raise Refused(f"{run_dir} holds no run (no config.yaml in it); expected a run directory")
+    rundir.check_holds_run(run_dir)
     _console(False).print(str(write_report(run_dir)), soft_wrap=True)
 
 
 @app.command()
 def schema() -> None:
     """Print the config's JSON schema, for editors."""
-    from pipeline.config import Config
+    from pipeline.config import schema as config_schema
 
-    print(json.dumps(Config.model_json_schema(), indent=1))
+    print(json.dumps(config_schema(), indent=1))
 
 
 @app.command()
@@ -142,15 +154,19 @@ def _drive(run: Any, newest: Any, console: Console, as_json: bool) -> None:
         print(json.dumps(summary))
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Entry point: turns what went wrong into one line and an exit status."""
+    given = list(sys.argv[1:] if args is None else args)
     try:
-        app()
+        if app(given or ["--help"], standalone_mode=False) == INTERRUPTED:
+            _exit(1, "stopped")
     except Refused as error:
         _exit(2, str(error))
+    except UsageError as error:
+        _exit(2, f"{error.format_message().rstrip('.')}; `assay --help` lists what there is")
     except RunFailed as error:
         _exit(1, str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _exit(1, "stopped")
     except Exception as error:  # noqa: BLE001 - the border to the user: one line, the traceback is in error.txt
         _exit(1, f"{type(error).__name__}: {error}")

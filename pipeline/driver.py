@@ -7,7 +7,7 @@ resume  -> newest whole checkpoint -> files rewound to it -> the same road from 
 from __future__ import annotations
 
 import asyncio
-import shutil
+import importlib
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.assemble import Hands, hands, tasks_of, texts_of
+from pipeline.assemble import Hands, hands, texts_of
 from pipeline.checkpoint import Checkpoints, State
 from pipeline.config import Config, EvaluateStage
 from pipeline.lab.report import write_report
@@ -112,7 +112,8 @@ async def _drive(run: Run, resumed: tuple[State, Path] | None) -> None:
     run.store.params(run.config.model_dump(mode="json"))
     with Progress(run.console) as progress:
         progress.note("starting the workers")
-        crew = await hands(run.config, run.run_dir, texts_of(run.tasks))
+        starting = hands(run.config, run.run_dir, texts_of(run.tasks))
+        crew, _ = await asyncio.gather(starting, asyncio.to_thread(importlib.import_module, "scipy.stats"))
         try:
             await _stages(run, crew, progress, resumed)
             await crew.learner.save_model(run.run_dir.absolute() / "model")
@@ -184,13 +185,3 @@ def told(results: dict[str, Any]) -> str:
         low, high = results["interval"]
         return f"accuracy {results['accuracy']:.3f} [{low:.3f}, {high:.3f}], n={results['n']}"
     return ", ".join(f"{name} {value:.4g}" for name, value in results.items() if isinstance(value, int | float))
-
-
-def start(config: Config, run_dir: Path, name: str, console: Console) -> Run:
-    """A new run in a directory that was just created."""
-    return Run(config, run_dir, name, tasks_of(config), console)
-
-
-def clean_up(run_dir: Path) -> None:
-    """Take away what a run that never started has left."""
-    shutil.rmtree(run_dir, ignore_errors=True)

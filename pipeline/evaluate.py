@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import binomtest
-
 from pipeline.metrics import group_metrics
 from pipeline.producer import Clock, attempt
 from rewards.errors import RunFailed
@@ -54,6 +52,8 @@ async def evaluate(
     progress: Callable[[int], None],
 ) -> Evaluation:
     """Attempt every task `samples` times. Raises `RunFailed` where not one completion could be judged."""
+    from scipy.stats import binomtest  # takes a second to import: the driver does so while the workers start
+
     found: dict[int, ScoredGroup] = {}
 
     def collect(judged: Judged) -> None:

@@ -16,7 +16,7 @@ from pipeline.metrics import group_metrics
 from pipeline.producer import Producer
 from pipeline.samples import to_samples
 from rewards.types import ScoredGroup, Task
-from workers.rollout.renderer import Renderer
+from workers.ports import Rollouts
 from workers.types import Sample
 
 
@@ -77,9 +77,9 @@ class OnlineFeed:
 class OfflineFeed:
     """Demonstrations as samples, in the order of their cursor. Each text is tokenized once, while the learner works."""
 
-    def __init__(self, task_at: Callable[[int], Task], renderer: Renderer, groups_per_step: int):
-        self.task_at, self.renderer, self.groups_per_step = task_at, renderer, groups_per_step
-        self.cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    def __init__(self, task_at: Callable[[int], Task], rollouts: Rollouts, groups_per_step: int):
+        self.task_at, self.rollouts, self.groups_per_step = task_at, rollouts, groups_per_step
+        self.rendered: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.ahead: tuple[int, asyncio.Task[list[Sample]]] | None = None
 
     async def take(self, step: int) -> Batch:
@@ -90,19 +90,21 @@ class OfflineFeed:
         self.ahead = step + 1, self._prepare(step + 1)
         return Batch(made, wait=time.perf_counter() - start)
 
-    def _prepare(self, step: int) -> asyncio.Task[list[Sample]]:
-        places = range(step * self.groups_per_step, (step + 1) * self.groups_per_step)
-        return asyncio.create_task(asyncio.to_thread(lambda: [self._sample(i) for i in places]))
-
     async def release(self) -> None:
         pass
 
-    def _sample(self, position: int) -> Sample:
-        task = self.task_at(position)
-        if task.id not in self.cache:
-            assert task.demonstration is not None  # checked before the run started
-            prompt, answer = self.renderer.prompt(task.messages), self.renderer.answer(task.demonstration)
-            mask = np.concatenate([np.zeros(len(prompt), bool), np.ones(len(answer), bool)])
-            self.cache[task.id] = np.concatenate([prompt, answer]), mask
-        ids, mask = self.cache[task.id]
-        return Sample(position, 0, ids, mask, np.zeros(len(ids), np.float32))
+    def _prepare(self, step: int) -> asyncio.Task[list[Sample]]:
+        places = range(step * self.groups_per_step, (step + 1) * self.groups_per_step)
+        return asyncio.create_task(self._samples(places))
+
+    async def _samples(self, places: range) -> list[Sample]:
+        tasks = [self.task_at(place) for place in places]
+        fresh = {task.id: task for task in tasks if task.id not in self.rendered}
+        if fresh:
+            self.rendered.update(zip(fresh, await self.rollouts.render(list(fresh.values())), strict=True))
+        return [_demonstration(place, *self.rendered[task.id]) for place, task in zip(places, tasks, strict=True)]
+
+
+def _demonstration(place: int, prompt: np.ndarray, answer: np.ndarray) -> Sample:
+    mask = np.concatenate([np.zeros(len(prompt), bool), np.ones(len(answer), bool)])
+    return Sample(place, 0, np.concatenate([prompt, answer]), mask, np.zeros(len(mask), np.float32))

@@ -60,7 +60,8 @@ def micro_batch(credits_: Sequence[Credit]) -> MicroBatch:
     lengths = np.array([len(s.ids) for s in samples], np.int64)
     mask = np.concatenate([s.mask for s in samples])
     own = np.flatnonzero(mask)
-    logp_rollout = np.concatenate([s.logp_rollout for s in samples])[own]
+    drawn = samples[0].reward is not None  # demonstrations have no log-probs of a rollout
+    logp_rollout = np.concatenate([s.logp_rollout for s in samples])[own] if drawn else None
     signals = [c.signals for c in credits_]
     old = [s.logp_old for s in signals if s.logp_old is not None]
     ref = [s.logp_ref for s in signals if s.logp_ref is not None]

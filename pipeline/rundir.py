@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from pipeline.config import Config
-from rewards.errors import Refused
+from rewards.errors import Refused, nearest
 from rewards.types import ScoredGroup
 
 PACKAGES = (
@@ -43,31 +43,54 @@ def default_dir(config_path: Path) -> Path:
 
 
 def check_free(run_dir: Path, needed_bytes: int) -> None:
-    """Refuses a directory that holds a run, that can't be written, or whose disk is too full. Creates nothing."""
-    if run_dir.exists() and not run_dir.is_dir():
-        raise Refused(f"run directory {run_dir} is a file")
+    """Refuses a directory that holds a run, that can't be made, or whose disk is too full. Creates nothing."""
     if (run_dir / "config.yaml").exists():
         raise Refused(
             f"run directory {run_dir} already holds a run; `assay resume {run_dir}` continues it, or name another"
         )
+    parent = next(p for p in [run_dir.absolute(), *run_dir.absolute().parents] if p.exists() or p.is_symlink())
+    if not parent.is_dir():
+        raise Refused(f"run directory {run_dir}: {parent} is a file, expected a directory")
     if run_dir.is_dir() and any(run_dir.iterdir()):
         raise Refused(f"run directory {run_dir} is not empty; name a new one")
-    parent = next(p for p in [run_dir.absolute(), *run_dir.absolute().parents] if p.exists())
     if not os.access(parent, os.W_OK):
         raise Refused(f"run directory {run_dir} can't be made: {parent} is not writable")
     free = shutil.disk_usage(parent).free
     if free < needed_bytes:
         raise Refused(
-            f"run directory {run_dir}: {free / 1e9:.2f} GB free on its disk, this run needs about "
-            f"{needed_bytes / 1e9:.2f} GB; free some, lower checkpoints.keep, or name another disk with --run-dir"
+            f"run directory {run_dir}: {size(free)} free on its disk, this run needs about {size(needed_bytes)}; "
+            "free some, lower checkpoints.keep, or name another disk with --run-dir"
         )
 
 
-def create(run_dir: Path, config: Config) -> None:
-    """Make the directory with its config and environment."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    write_json(run_dir / "environment.json", environment())
+def create(run_dir: Path, config: Config, name: str) -> None:
+    """Make the directory with its environment and config; it holds a run once config.yaml is there."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_json(run_dir / "environment.json", {"name": name, "directory": str(Path.cwd()), **environment()})
+        (run_dir / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    except OSError as error:
+        shutil.rmtree(run_dir, ignore_errors=True)
+        raise Refused(f"run directory {run_dir} can't be made: {error}") from error
+
+
+def check_holds_run(run_dir: Path) -> None:
+    """Refuses what is no run's directory."""
+    if not run_dir.exists():
+        names = [p.name for p in run_dir.absolute().parent.glob("*/") if (p / "config.yaml").exists()]
+        hint = nearest(run_dir.name, names) if names else f"no run lies in {run_dir.absolute().parent}"
+        raise Refused(f"run directory {run_dir} does not exist; {hint}")
+    if not (run_dir / "config.yaml").exists():
+        raise Refused(f"{run_dir} holds no run (no config.yaml in it), expected a run directory")
+
+
+def size(n: float) -> str:
+    """Bytes for people: 213 MB, 1.2 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 999.5:
+            return f"{n:.0f} {unit}" if n >= 10 or unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
 
 
 def environment() -> dict[str, Any]:

@@ -112,7 +112,7 @@ async def _sft(
 ) -> dict[str, Any]:
     algorithm = Sft()
     start = await _begin(stage, algorithm, 1.0, hands, resumed)
-    feed = OfflineFeed(_task_at(hands.config, name, tasks), hands.renderer, stage.groups_per_step)
+    feed = OfflineFeed(_task_at(hands.config, name, tasks), hands.rollouts, stage.groups_per_step)
     after = partial(recorder.step, name, None)
     await train(
         Training(algorithm, feed, hands.learner, None, stage.learner.micro_batch_tokens, stage.steps, after), start

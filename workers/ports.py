@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rewards.types import Group
+from rewards.types import Group, Task
 from workers.types import (
     Completion,
     Generated,
@@ -49,6 +49,10 @@ class Rollouts(Protocol):
 
     def run(self, wave: Sequence[Request]) -> AsyncIterator[Generated]:
         """Yield groups as they finish. A wave is split over the workers in a fixed way."""
+        ...
+
+    async def render(self, tasks: Sequence[Task]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(prompt, answer) as token ids, i32[P] and i32[C], of tasks with a demonstration."""
         ...
 
 

@@ -37,7 +37,7 @@ class Grpo:
     scale             divide by the group's standard deviation (off: Dr.GRPO's advantage)
     aggregate         mean over all tokens, or over each response's tokens first
     kl_coefficient    weight of the KL to the policy that the stage started from; 0 needs no reference
-    kl_estimator      k1, k2 or k3
+    kl_estimator      k1, k2 or k3 (in the loss, k1 pulls nowhere on average: see `KlPenalty`)
     kl_in             add it to the loss, or subtract it from the reward (per response, before the group's mean)
     """
 

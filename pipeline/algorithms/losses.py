@@ -36,7 +36,11 @@ class ClippedSurrogate:
 
 @dataclass(frozen=True, slots=True)
 class KlPenalty:
-    """coefficient * KL(pi || pi_ref), estimated per token."""
+    """coefficient * KL(pi || pi_ref), estimated per token.
+
+    As a loss only k2 has the gradient of that KL on the policy's own draws; k3 has that of KL(pi_ref || pi), and k1
+    none but noise: the mean of grad log pi is zero.
+    """
 
     coefficient: float
     estimator: KlEstimator

@@ -14,6 +14,7 @@ from pipeline.tasks.types import TaskSets
 from rewards.errors import Refused, nearest
 from rewards.types import Message, Task
 
+PROMPT = "{prompt}"
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -48,6 +49,8 @@ class Files:
     held_out         how many evaluation tasks, drawn by seed: from the held-out rows, where there are any (all of
                      them by default), else from the rows of `path`, which then don't train
     reference_after  keep of the reference what follows the last such marker ("####")
+    prompt_template  what the user's message is, with the prompt column's text in place of {prompt}; a tokenizer
+                     without a chat template sets nothing between the prompt and the answer
     system           system message for conversations that don't start with one
     """
 
@@ -60,6 +63,7 @@ class Files:
     held_out_split: str | None = None
     held_out: Annotated[int, Gt(0)] | None = None
     reference_after: str | None = None
+    prompt_template: str = PROMPT
     system: str | None = None
 
     def load(self, seed: int) -> TaskSets:
@@ -84,6 +88,10 @@ class Files:
         if (self.columns.prompt is None) == (self.columns.messages is None):
             found = "neither" if self.columns.prompt is None else "both"
             raise Refused(f"data.columns: {found} of prompt and messages given, expected one of them")
+        if PROMPT not in self.prompt_template:
+            raise Refused(f"data.prompt_template {self.prompt_template!r}: no {PROMPT} in it")
+        if self.prompt_template != PROMPT and self.columns.prompt is None:
+            raise Refused("data.prompt_template: given without data.columns.prompt")
         if self.reference_after is not None and self.columns.reference is None:
             raise Refused("data.reference_after: given without data.columns.reference")
 
@@ -97,7 +105,8 @@ class Files:
     def _task(self, id: str, where: str, row: dict[str, Any]) -> Task:
         columns, demonstration = self.columns, None
         if columns.prompt is not None:
-            messages = (Message("user", _text(where, row, "prompt", columns.prompt)),)
+            text = _text(where, row, "prompt", columns.prompt)
+            messages = (Message("user", self.prompt_template.replace(PROMPT, text)),)
         else:
             messages, demonstration = _conversation(where, _cell(where, row, "messages", str(columns.messages)))
         if self.system is not None and messages[0].role != "system":

@@ -31,15 +31,11 @@ class World:
         self.learner = FakeLearner(version=start)
         self.steps: list[tuple[int, Batch, dict[str, float]]] = []
         self.buffer = Buffer((max_staleness + 1) * WAVE, start * WAVE)
-        producer = Producer(
-            self.buffer, self.rollouts, self.judges, task, Sampling(4), SIZE, WAVE, end=steps * WAVE
-        )
+        producer = Producer(self.buffer, self.rollouts, self.judges, task, Sampling(4), SIZE, WAVE, end=steps * WAVE)
         self.budget = FailureBudget(0.5, window=4 * WAVE * SIZE)
         self.feed = OnlineFeed(self.buffer, producer, WAVE, self.budget)
         transport = FakeTransport(self.learner, self.rollouts)
-        self.training = Training(
-            Grpo(group_size=SIZE), self.feed, self.learner, transport, 1000, steps, self._after
-        )
+        self.training = Training(Grpo(group_size=SIZE), self.feed, self.learner, transport, 1000, steps, self._after)
         self.start = start
 
     async def _after(self, step, batch, metrics):

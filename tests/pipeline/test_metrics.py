@@ -21,7 +21,9 @@ def scored(rewards, costs=None):
     turn = Turn(np.zeros(1, np.int32), np.zeros(5, np.int32), np.zeros(5, np.float32), "", "length", 0)
     failure = Failure("source:s", "timeout", "slow")
     verdicts = tuple(
-        Verdict(r, {"s": Score(r, cost=c)}) if r is not None else Verdict(None, {"s": Score(failure=failure)}, failure=failure)
+        Verdict(r, {"s": Score(r, cost=c)})
+        if r is not None
+        else Verdict(None, {"s": Score(failure=failure)}, failure=failure)
         for r, c in zip(rewards, costs or [0.0] * len(rewards), strict=True)
     )
     return ScoredGroup(Group(0, task(0), tuple(Rollout(i, (turn,)) for i in range(len(rewards)))), verdicts)

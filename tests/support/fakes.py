@@ -69,7 +69,9 @@ class FakeJudges:
     def _scored(self, judged: Group) -> ScoredGroup:
         if judged.id in self.fails:
             failure = Failure("source:s", "error", "no idea")
-            return ScoredGroup(judged, tuple(Verdict(None, {"s": Score(failure=failure)}, failure=failure) for _ in judged.rollouts))
+            return ScoredGroup(
+                judged, tuple(Verdict(None, {"s": Score(failure=failure)}, failure=failure) for _ in judged.rollouts)
+            )
         return ScoredGroup(
             judged, tuple(Verdict(float(r.index), {"s": Score(float(r.index))}) for r in judged.rollouts)
         )

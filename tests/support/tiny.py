@@ -1,4 +1,4 @@
-"""Models of a few thousand weights with sharp distributions, references of them by transformers, fresh random inputs."""
+"""Small models with sharp distributions, what transformers makes of them, and fresh random inputs."""
 
 from __future__ import annotations
 

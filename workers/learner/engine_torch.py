@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rewards.errors import RunFailed
 from workers.learner.forward import to_torch, token_logprobs
-from workers.models.attention import ATTENTION
-from workers.models.load import load_model, load_tokenizer, save_model
+from workers.models.attention import adopt
+from workers.models.load import DTYPES, load_model, load_tokenizer, save_model
 from workers.ports import LossFn
 from workers.types import Mean, MicroBatch, Needs, Optimization, Plan, Published, StepReport, Update, add_means
 from workers.weights.arrays import to_arrays
@@ -32,10 +32,14 @@ def learning_rate_factor(spec: Optimization, done: int) -> float:
 
 
 class TorchLearner:
-    """Holds the policy, its optimizer and, where an algorithm asks for it, a frozen reference."""
+    """Holds the policy, its optimizer and, where an algorithm asks for it, a frozen reference.
+
+    It computes in `dtype` and publishes weights of it; what it learns is kept in float32, for a bfloat16 weight would
+    round every step of a usual learning rate away.
+    """
 
     def __init__(self, model_path: str, dtype: str = "float32", device: str = "cpu"):
-        self.dtype, self.device = dtype, torch.device(device)
+        self.dtype, self.device = DTYPES[dtype], torch.device(device)
         self.tokenizer = load_tokenizer(model_path)
         self.version = 0
         self.reference: torch.nn.Module | None = None
@@ -43,9 +47,7 @@ class TorchLearner:
 
     def _take(self, model_path: str) -> None:
         # eval mode throughout: dropout would make the learner's log-probs differ from the rollout's.
-        self.policy = load_model(model_path, self.dtype, self.device.type).eval()
-        self.policy.set_attn_implementation(ATTENTION)
-        self.policy.requires_grad_(True)
+        self.policy = adopt(load_model(model_path, "float32", self.device)).eval().requires_grad_(True)
 
     def begin(self, optimization: Optimization, losses: Sequence[LossFn], keep_reference: bool) -> None:
         """See `Learner.begin`."""
@@ -67,34 +69,39 @@ class TorchLearner:
     def infer(self, batches: Sequence[MicroBatch], needs: Needs) -> list[dict[str, np.ndarray]]:
         """See `Learner.infer`."""
         models: dict[str, torch.nn.Module] = {"logp_old": self.policy} if needs.logp_old else {}
-        if needs.logp_ref and self.reference is not None:
+        if needs.logp_ref:
+            if self.reference is None:
+                raise RunFailed("the learner was asked for a reference's log-probs, but keeps none in this stage")
             models["logp_ref"] = self.reference
-        temperature = self.spec.temperature
         return [
-            {name: token_logprobs(model, tensors, temperature)[0].cpu().numpy() for name, model in models.items()}
+            {name: self._logprobs(model, tensors)[0].cpu().numpy() for name, model in models.items()}
             for tensors in (to_torch(batch, self.device) for batch in batches)
         ]
 
+    def _logprobs(self, model: torch.nn.Module, tensors: MicroBatch) -> tuple[Tensor, Tensor]:
+        return token_logprobs(model, tensors, self.spec.temperature, self.dtype)
+
     def update(self, plan: Plan, rank: int = 0) -> StepReport:
-        """See `Learner.update`."""
+        """See `Learner.update`. A plan without updates leaves the weights alone; the version counts all the same."""
         means: list[dict[str, Mean]] = []
-        gap: float | None = None
+        gaps: list[float] = []
         for number, update in enumerate(plan.updates):
-            parts, gaps = self._accumulate(update, rank)
+            parts, found = self._accumulate(update, rank)
             means += [*parts, self._step()]
             # Later updates of a step move away from the rollout's policy on purpose.
-            gap = max(gaps) if number == 0 else gap
+            gaps += found if number == 0 else []
         self.version += 1
         metrics = {name: mean.value for name, mean in add_means(means).items()}
-        return StepReport(self.version, metrics if gap is None else {**metrics, "policy/logprob_gap_max": gap})
+        return StepReport(self.version, {**metrics, "policy/logprob_gap_max": max(gaps)} if gaps else metrics)
 
     def _accumulate(self, update: Update, rank: int) -> tuple[list[dict[str, Mean]], list[float]]:
-        """Add up the gradients of one update; returns its metrics, and the largest log-prob gap of each micro-batch."""
+        """Add up the gradients of one update; returns its metrics, and the largest gap of each micro-batch between the
+        log-probs of the rollout and the learner's (none for demonstrations)."""
         self.optimizer.zero_grad(set_to_none=True)
         metrics, gaps = [], []
         for batch in update.shards[rank]:
             tensors = to_torch(batch, self.device)
-            logp, entropy = token_logprobs(self.policy, tensors, self.spec.temperature)
+            logp, entropy = self._logprobs(self.policy, tensors)
             n = len(logp)
             found: dict[str, Mean] = {"policy/entropy": Mean(entropy.sum().item(), n)}
             total = torch.zeros((), device=self.device)
@@ -103,9 +110,10 @@ class TorchLearner:
                 total = total + value
                 found |= {name: Mean(_number(a), _number(b)) for name, (a, b) in loss_metrics.items()}
             (total / update.denominator).backward()
-            gap = (logp.detach() - tensors.logp_rollout).abs()
-            gaps.append(gap.max().item())
-            found["policy/logprob_gap_mean"] = Mean(gap.sum().item(), n)
+            if tensors.logp_rollout is not None:
+                gap = (logp.detach() - tensors.logp_rollout).abs()
+                gaps.append(gap.max().item())
+                found["policy/logprob_gap_mean"] = Mean(gap.sum().item(), n)
             # The mean over updates of the whole loss: each micro-batch adds its part, one of them the count.
             found["learner/loss"] = Mean(total.item() / update.denominator, 1.0 if not metrics else 0.0)
             metrics.append(found)
@@ -126,8 +134,8 @@ class TorchLearner:
         return {"learner/grad_norm": Mean(norm.item(), 1), "learner/lr": Mean(lr, 1)}
 
     def export(self) -> Published:
-        """The policy's weights as arrays."""
-        return Published(self.version, to_arrays(self.policy))
+        """The policy's weights as arrays; in float32 on the CPU they are the weights themselves, not a copy."""
+        return Published(self.version, to_arrays(self.policy, self.dtype))
 
     def save(self, directory: Path) -> None:
         """See `Learner.save`. One file, learner.pt, of tensors and plain values."""

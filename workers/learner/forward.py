@@ -26,18 +26,22 @@ def to_torch(batch: MicroBatch, device: torch.device) -> MicroBatch:
     return replace(batch, **tensors)
 
 
-def token_logprobs(model: nn.Module, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
+def token_logprobs(
+    model: nn.Module, batch: MicroBatch, temperature: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """log pi(own token | what stands before it), f32[N] with gradient, and the policy's entropy there, f32[N] without.
 
     Only the rows of the logits that own tokens are drawn from are computed; prompts cost no vocabulary product.
+    The model computes in `dtype`, whatever its weights are kept in; the softmax is float32.
     """
-    logits = model(
-        batch.ids[None],
-        position_ids=batch.position[None],
-        attend=Packed(batch.lengths),
-        use_cache=False,
-        logits_to_keep=batch.own - 1,
-    ).logits[0]
+    with torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32):
+        logits = model(
+            batch.ids[None],
+            position_ids=batch.position[None],
+            attend=Packed(batch.lengths),
+            use_cache=False,
+            logits_to_keep=batch.own - 1,
+        ).logits[0]
     logp = (logits.float() / temperature).log_softmax(-1)
     with torch.no_grad():
         entropy = -(logp.exp() * logp).sum(-1)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workers.learner.engine_torch import TorchLearner
 from workers.learner.worker import LearnerWorker
 from workers.ports import LossFn
 from workers.ray_actors import Actor, call, kill, ready, start_actor, submit
 from workers.types import MicroBatch, Needs, Optimization, Plan, StepReport
+
+if TYPE_CHECKING:
+    from workers.learner.engine_torch import TorchLearner
 
 
 class LearnerTeam:

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workers.learner.engine_torch import TorchLearner
 from workers.ports import LossFn
 from workers.types import MicroBatch, Needs, Optimization, Plan, Published, StepReport
+
+if TYPE_CHECKING:
+    from workers.learner.engine_torch import TorchLearner
 
 
 class LearnerWorker:

@@ -28,6 +28,7 @@ class ModelInit:
     architecture  a decoder's `model_type` in transformers
     config        its config where it differs from the architecture's defaults (hidden_size, num_hidden_layers ...);
                   vocabulary size and special tokens come from the tokenizer
+    tokenizer     what the texts are cut into
     """
 
     architecture: str = "qwen3"

@@ -7,18 +7,17 @@ every layer. Two of them live here:
     Slots   one new token for each of R rows, whose earlier keys and values stand in a cache
 
 Projections and MLPs thus never see padding. Attention itself pads, but sequences are sorted into buckets of
-similar length first, so padding costs little there either.
+similar length first, so padding costs little there either; where lengths are equal nothing is moved at all.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 from rewards.errors import Refused
 
@@ -26,7 +25,7 @@ ATTENTION = "assay"
 
 
 class Attend(Protocol):
-    """q f[1 or R, H, T, D]; k, v f[1 or R, Hkv, T, D]. Returns f[1 or R, T, H, D]."""
+    """q, k f[1 or R, H or Hkv, T, D]; v f[1 or R, Hkv, T, Dv]. Returns f[1 or R, T, H, Dv]."""
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor: ...
 
@@ -40,23 +39,72 @@ def _attention(
     scaling: float,
     attend: Attend,
     dropout: float = 0.0,
-    sliding_window: int | None = None,
-    **_: object,
+    **extras: object,
 ) -> tuple[Tensor, None]:
-    if sliding_window is not None:
-        raise Refused("the torch engines support full attention only; this model has a sliding window")
+    for name in _UNSUPPORTED:
+        if extras.get(name) is not None:
+            raise Refused(f"the torch engines support full attention only; this model has {_UNSUPPORTED[name]}")
     return attend(module.layer_idx, query, key, value, scaling), None  # pyright: ignore[reportArgumentType]
 
 
+_UNSUPPORTED = {"sliding_window": "a sliding window", "softcap": "capped attention scores", "s_aux": "attention sinks"}
 AttentionInterface.register(ATTENTION, _attention)
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """Sequences of similar length. `gather` i64[S_b, L_b] finds their tokens in the row; `scatter` the way back."""
+def adopt(model: PreTrainedModel) -> PreTrainedModel:
+    """Have every layer attend as the caller of the forward pass says.
 
-    gather: Tensor
-    inside: Tensor
+    Raises `Refused` for a model with layers that can't: recurrent ones, and attention that does not go through
+    transformers' interface. They would mix what was laid side by side, without a word.
+    """
+    model.set_attn_implementation(ATTENTION)
+    two = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    probe = Packed(torch.ones(2, dtype=torch.long, device=model.device), keep=True)
+    try:
+        with torch.no_grad():
+            model(two, position_ids=two, attend=probe, use_cache=False)
+    except (TypeError, ValueError, RuntimeError, LookupError) as error:
+        if isinstance(error, Refused):
+            raise
+        raise Refused(
+            f"the torch engines can't run {model.config.model_type}: its attention can't be replaced"
+        ) from error
+    layers = model.config.get_text_config().num_hidden_layers
+    if len(probe.kept or ()) != layers:
+        raise Refused(
+            f"the torch engines can't run {model.config.model_type}: "
+            f"{layers - len(probe.kept or ())} of its {layers} layers are no replaceable attention"
+        )
+    return model
+
+
+class _Pad(torch.autograd.Function):
+    """f[T, ...] -> f[padded T, ...]. Backward is a gather as well, for nothing that was padded has a gradient:
+    torch's own would add up, place by place, in eight times the time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gather: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        return x.index_select(0, gather)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grads[0].index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """f[padded T, ...] -> f[T, ...], the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.padded = len(x)
+        return x.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad = grads[0]
+        return grad.new_zeros(ctx.padded, *grad.shape[1:]).index_copy_(0, ctx.saved_tensors[0], grad), None
 
 
 class Packed:
@@ -67,33 +115,41 @@ class Packed:
 
     def __init__(self, lengths: Tensor, keep: bool = False):
         starts = torch.cumsum(lengths, 0) - lengths
-        order = torch.argsort(lengths, descending=True, stable=True)
-        self.buckets: list[Bucket] = []
-        rest = order
+        rest = torch.argsort(lengths, descending=True, stable=True)
+        self._shapes: list[tuple[int, int]] = []  # of the buckets: sequences, padded length
+        gathers, insides = [], []
         while len(rest):
             longest = int(lengths[rest[0]])
             # A quarter of padding at most within a bucket, but no bucket for short leftovers alone.
             take = max(int((lengths[rest] * 4 >= longest * 3).sum()), min(len(rest), 8))
             rows, rest = rest[:take], rest[take:]
             column = torch.arange(longest, device=lengths.device)
-            inside = column[None] < lengths[rows][:, None]
-            gather = starts[rows][:, None] + torch.minimum(column[None], lengths[rows][:, None] - 1)
-            self.buckets.append(Bucket(gather, inside))
-        self._scatter = torch.cat([bucket.gather[bucket.inside] for bucket in self.buckets]).argsort()
+            self._shapes.append((len(rows), longest))
+            insides.append((column[None] < lengths[rows][:, None]).flatten())
+            gathers.append((starts[rows][:, None] + torch.minimum(column[None], lengths[rows][:, None] - 1)).flatten())
+        self._gather, inside = torch.cat(gathers), torch.cat(insides)
+        self._places = inside.nonzero()[:, 0][self._gather[inside].argsort()]  # where each token stands once padded
+        self._moves = not torch.equal(self._gather, torch.arange(len(self._places), device=lengths.device))
         self.kept: dict[int, tuple[Tensor, Tensor]] | None = {} if keep else None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
         if self.kept is not None:
             self.kept[layer] = (k, v)
-        q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # [T, H, D]
+        split = zip(*(self._split(x[0].transpose(0, 1)) for x in (q, k, v)), strict=True)
         parts = []
-        for bucket in self.buckets:
+        for (rows, length), (q_, k_, v_) in zip(self._shapes, split, strict=True):
             # The causal mask keeps real tokens from the padding on their right; what padding sees is thrown away.
-            q_, k_, v_ = (x[bucket.gather].transpose(1, 2) for x in (q, k, v))
-            grouped = q_.shape[1] != k_.shape[1]
-            out = F.scaled_dot_product_attention(q_, k_, v_, is_causal=True, scale=scaling, enable_gqa=grouped)
-            parts.append(out.transpose(1, 2)[bucket.inside])
-        return torch.cat(parts)[self._scatter][None]
+            block = [x.view(rows, length, *x.shape[1:]).transpose(1, 2) for x in (q_, k_, v_)]
+            grouped = q.shape[1] != k.shape[1]
+            out = F.scaled_dot_product_attention(*block, is_causal=True, scale=scaling, enable_gqa=grouped)
+            parts.append(out.transpose(1, 2).reshape(rows * length, *q_.shape[1:2], v_.shape[2]))
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return (_Unpad.apply(whole, self._places) if self._moves else whole)[None]
+
+    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """f[T, H, D], padded and cut into the buckets."""
+        padded = _Pad.apply(x, self._gather, self._places) if self._moves else x
+        return padded.split([rows * length for rows, length in self._shapes])
 
 
 class Slots:
@@ -138,7 +194,7 @@ class Slots:
         rows, heads, _, dim = q.shape
         shared = q.view(rows, keys.shape[1], heads // keys.shape[1], dim)  # the heads that share a key head
         weights = (shared @ keys.transpose(2, 3)).mul_(scaling).masked_fill_(self._hidden, -torch.inf)
-        return (weights.float().softmax(-1).to(q.dtype) @ values).view(rows, 1, heads, dim)
+        return (weights.float().softmax(-1).to(q.dtype) @ values).view(rows, 1, heads, -1)
 
     def advance(self, live: Tensor) -> None:
         """Count the token just seen, in the rows of `live` bool[R]; the others will overwrite theirs."""

@@ -20,7 +20,7 @@ from workers.types import Completion, Prompt
 IDLE_SHARE = 0.2
 
 
-@dataclass
+@dataclass(eq=False)
 class Pending:
     """A prompt whose n completions are not all done."""
 
@@ -72,17 +72,23 @@ class Batch:
     def __init__(self, model: torch.nn.Module, stop_ids: list[int], text: Callable[[np.ndarray], str]):
         self.model, self.text = model, text
         self.device = next(model.parameters()).device
-        self.stop_ids = torch.tensor(stop_ids, device=self.device)
+        self.stop_ids = torch.tensor(stop_ids, dtype=torch.long, device=self.device)
         self.rows: Rows | None = None
+        self.live = 0
 
     def __len__(self) -> int:
-        return 0 if self.rows is None else int(self.rows.live.sum())
+        return self.live
 
-    def admit(self, prompts: list[Prompt], version: int) -> list[Pending]:
+    def clear(self) -> None:
+        """Forget every row."""
+        self.rows, self.live = None, 0
+
+    def admit(self, pendings: list[Pending], version: int) -> list[Pending]:
         """Prefill the prompts, once each, draw every row's first token, and let the rows join.
 
         Returns the prompts that this first token already finished.
         """
+        prompts = [pending.prompt for pending in pendings]
         lengths = torch.tensor([len(p.prompt_ids) for p in prompts], device=self.device)
         ids = torch.from_numpy(np.concatenate([p.prompt_ids for p in prompts]).astype(np.int64)).to(self.device)
         position = torch.cat([torch.arange(len(p.prompt_ids)) for p in prompts]).to(self.device)
@@ -93,17 +99,35 @@ class Batch:
         repeat = torch.tensor([i for i, p in enumerate(prompts) for _ in range(p.n)], device=self.device)
         limits = [p.sampling.max_new_tokens for p in prompts]
         slots = Slots.from_prefill(packed, lengths, int(lengths.max()) + max(limits), repeat)
-        rows = self._new_rows(prompts, slots, max(limits), version)
+        rows = self._new_rows(pendings, slots, max(limits), version)
         self._draw(rows, logits[repeat])
+        self.live += len(rows.owners)
         finished = self._retire(rows)
         if self.rows is None:
             self.rows = rows
         else:
+            self._compact(0.0)  # joining copies the cache anyway
             self.rows.join(rows)
+        self._compact(IDLE_SHARE)
         return finished
 
-    def _new_rows(self, prompts: list[Prompt], slots: Slots, width: int, version: int) -> Rows:
-        owners = [(pending, i, version) for pending in map(Pending, prompts) for i in range(pending.prompt.n)]
+    def drop(self, gone: set[Pending]) -> None:
+        """Stop writing for these prompts."""
+        if self.rows is not None:
+            keep = torch.tensor([pending not in gone for pending, _, _ in self.rows.owners], device=self.device)
+            self.rows.live &= keep
+            self.live = int(self.rows.live.sum())
+            self._compact(IDLE_SHARE)
+
+    def _compact(self, idle_share: float) -> None:
+        """Let finished rows go where they are more than this share of all."""
+        if self.live == 0:
+            self.rows = None
+        elif self.rows is not None and self.live < len(self.rows.owners) * (1 - idle_share):
+            self.rows.keep(self.rows.live.nonzero()[:, 0])
+
+    def _new_rows(self, pendings: list[Pending], slots: Slots, width: int, version: int) -> Rows:
+        owners = [(pending, i, version) for pending in pendings for i in range(pending.prompt.n)]
         sampling = [pending.prompt.sampling for pending, _, _ in owners]
         uniform = np.zeros((len(owners), width))
         for row, (pending, index, _) in zip(uniform, owners, strict=True):
@@ -140,11 +164,7 @@ class Batch:
         rows.slots.advance(rows.live)
         self._draw(rows, logits)
         finished = self._retire(rows)
-        live = int(rows.live.sum())
-        if live == 0:
-            self.rows = None
-        elif live <= len(rows.owners) * (1 - IDLE_SHARE):
-            rows.keep(rows.live.nonzero()[:, 0])
+        self._compact(IDLE_SHARE)
         return finished
 
     def _draw(self, rows: Rows, logits: Tensor) -> None:
@@ -160,40 +180,41 @@ class Batch:
         rows.last = token
 
     def _retire(self, rows: Rows) -> list[Pending]:
-        stopped = torch.isin(rows.last, self.stop_ids)
-        over = rows.live & (stopped | (rows.count >= rows.limit))
-        over = self._at_stop_string(rows, over)
-        finished = []
+        """Take what is finished from the live rows. Returns the prompts whose completions are now all done."""
+        stopped = rows.live & torch.isin(rows.last, self.stop_ids)
+        if at_string := self._at_stop_string(rows, stopped):
+            stopped[at_string] = True
+        over = stopped | (rows.live & (rows.count >= rows.limit))
         ends = over.nonzero()[:, 0]
+        finished = []
         if len(ends):
             tokens, logprobs = rows.tokens[ends].cpu().numpy(), rows.logprobs[ends].cpu().numpy()
-            counts, by_length = rows.count[ends].tolist(), (~stopped & (rows.count >= rows.limit))[ends].tolist()
+            counts, by_stop = rows.count[ends].tolist(), stopped[ends].tolist()
             for i, row in enumerate(ends.tolist()):
                 pending, index, version = rows.owners[row]
-                stop = "length" if by_length[i] and not self._stop_string(rows, row) else "stop"
-                pending.done[index] = Completion(tokens[i, : counts[i]], logprobs[i, : counts[i]], stop, version)
+                ids, logp = tokens[i, : counts[i]], logprobs[i, : counts[i]]
+                pending.done[index] = Completion(ids, logp, "stop" if by_stop[i] else "length", version)
                 if len(pending.done) == pending.prompt.n:
                     finished.append(pending)
             rows.live &= ~over
+            self.live -= len(ends)
         return finished
 
-    def _at_stop_string(self, rows: Rows, over: Tensor) -> Tensor:
-        """Add the live rows whose text just reached one of their stop strings."""
+    def _at_stop_string(self, rows: Rows, stopped: Tensor) -> list[int]:
+        """The other live rows whose text just reached one of their stop strings."""
         if not any(pending.prompt.sampling.stop for pending, _, _ in rows.owners):
-            return over
-        hits = [
+            return []
+        going = (rows.live & ~stopped).tolist()
+        asked = [i for i, (pending, _, _) in enumerate(rows.owners) if going[i] and pending.prompt.sampling.stop]
+        tokens, counts = rows.tokens[asked].cpu().numpy(), rows.count[asked].tolist()
+        return [
             row
-            for row in (rows.live & ~over).nonzero()[:, 0].tolist()
-            if rows.owners[row][0].prompt.sampling.stop and self._stop_string(rows, row)
+            for row, written, count in zip(asked, tokens, counts, strict=True)
+            if self._ends(written[:count], rows.owners[row][0].prompt.sampling.stop)
         ]
-        over = over.clone()
-        over[hits] = True
-        return over
 
-    def _stop_string(self, rows: Rows, row: int) -> bool:
-        stops = rows.owners[row][0].prompt.sampling.stop
-        # A token is at least one character, so as many tokens as the longest string has suffice, and one cut in two.
-        window = max(map(len, stops), default=0) + 1
-        count = int(rows.count[row])
-        tail = self.text(rows.tokens[row, max(0, count - window) : count].cpu().numpy())
+    def _ends(self, written: np.ndarray, stops: tuple[str, ...]) -> bool:
+        # A token is a byte at least, so as many tokens as the longest string has bytes suffice, and one cut in two.
+        # (Special tokens are nothing: a string with several of them inside is seen only by who cuts the whole text.)
+        tail = self.text(written[-max(len(stop.encode()) for stop in stops) - 1 :])
         return any(stop in tail for stop in stops)

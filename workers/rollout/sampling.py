@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rewards.errors import RunFailed
+
 
 def uniforms(seed: int, group: int, index: int, n: int) -> np.ndarray:
     """f64[n] uniform draws of one sample: a function of (run's stream, group, place in the group) alone."""
@@ -19,7 +21,7 @@ def draw(
 
     logits f[R, V]; uniform f64[R]; temperature, top_p f32[R]; top_k i64[R] (0: off). `truncate` says whether any
     row asks for top-p or top-k. Temperature 0 takes the likeliest token and reports its log-prob at temperature 1.
-    Returns i64[R], f32[R].
+    Returns i64[R], f32[R]. Raises `RunFailed` where a row of logits holds no distribution.
     """
     greedy = temperature == 0
     logp = (logits.float() / torch.where(greedy, 1.0, temperature)[:, None]).log_softmax(-1)
@@ -28,16 +30,23 @@ def draw(
         probs = _truncated(probs, top_p, top_k)
     # float64: with 150,000 tokens a float32 sum would lose the tail.
     cumulative = probs.double().cumsum(-1)
-    token = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0]
-    token = torch.minimum(token, logits.shape[1] - 1 - (probs.flip(-1) > 0).int().argmax(-1))
+    total = cumulative[:, -1]
+    if not total.isfinite().all():
+        raise RunFailed("the model's logits are not finite")
+    # A float64 uniform is at most 1 - 2^-53, so its share of the total is below the total, however it is rounded:
+    # the search ends at a token whose own probability is above zero.
+    token = torch.searchsorted(cumulative, (uniform * total)[:, None], right=True)[:, 0]
     token = torch.where(greedy, logits.argmax(-1), token)
     return token, logp.gather(1, token[:, None])[:, 0]
 
 
 def _truncated(probs: Tensor, top_p: Tensor, top_k: Tensor) -> Tensor:
-    """Zero what lies outside the k likeliest tokens, or outside the smallest set that holds p of the mass."""
+    """Zero what lies outside the k likeliest tokens, then outside the smallest set of those that holds the share p
+    of their mass (the order of transformers and vLLM). A row that asks for neither keeps every token."""
     ordered, order = probs.sort(dim=-1, descending=True, stable=True)
     rank = torch.arange(probs.shape[1], device=probs.device)[None]
-    outside = (ordered.cumsum(-1) - ordered >= top_p[:, None]) | ((top_k > 0)[:, None] & (rank >= top_k[:, None]))
-    outside[:, 0] = False
+    ordered = ordered.masked_fill((top_k > 0)[:, None] & (rank >= top_k[:, None]), 0.0)
+    before = ordered.double().cumsum(-1) - ordered
+    share = (top_p * ordered.double().sum(-1))[:, None]
+    outside = (top_p < 1)[:, None] & (before >= share) & (rank > 0)
     return torch.zeros_like(probs).scatter(1, order, ordered.masked_fill(outside, 0.0))

@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rewards.errors import RunFailed
-from rewards.types import Group, Rollout, Turn
+from rewards.types import Group, Message, Rollout, Turn
 from workers.ports import Engine
-from workers.rollout.renderer import Renderer
 from workers.types import Completion, Generated, Prompt, Published, Request
+
+if TYPE_CHECKING:
+    from workers.rollout.renderer import Renderer
 
 # Groups are handed over together this often: a message per group would cost short generations more than it gains.
 HAND_OVER_S = 0.25
 
 
 class RolloutWorker:
-    """Hosts one engine. `make_engine` is called here, in the worker's own process."""
+    """Hosts one engine.
 
-    def __init__(self, name: str, model_path: str, make_engine: Callable[[Renderer], Engine]):
+    Models take seconds to import: a worker does so when it starts, while the model may still be in the making, and the
+    driver, which only names this class, never does.
+    """
+
+    def __init__(self, name: str):
         self.name = name
+        importlib.import_module("workers.rollout.torch_engine")
+
+    def open(self, model_path: str, make_engine: Callable[[str, Renderer], Engine]) -> None:
+        """Make the engine, here in the worker's own process."""
+        from workers.rollout.renderer import Renderer
+
         self.renderer = Renderer.load(model_path)
-        self.engine = make_engine(self.renderer)
+        self.engine = make_engine(model_path, self.renderer)
+
+    def render(self, pairs: Sequence[tuple[Sequence[Message], str]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """See `Rollouts.render`."""
+        return [(self.renderer.prompt(messages), self.renderer.answer(text)) for messages, text in pairs]
 
     async def run(self, wave: Sequence[Request]) -> AsyncIterator[Generated]:
         """See `Rollouts.run`. Raises `RunFailed`, with the worker's name, where its engine broke."""

@@ -11,36 +11,40 @@ from torch import nn
 from workers.types import Published
 
 
-def to_arrays(model: nn.Module) -> dict[str, np.ndarray]:
-    """Every parameter and persistent buffer once (a tied weight has one entry), copied to the CPU."""
+def to_arrays(model: nn.Module, dtype: torch.dtype) -> dict[str, np.ndarray]:
+    """Every parameter and persistent buffer once (a tied weight has one entry), floating ones as `dtype`.
+
+    What is on the CPU and of that dtype already is not copied: the arrays change as the model does.
+    """
     arrays: dict[str, np.ndarray] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict().items():
         if tensor.data_ptr() in seen:
             continue
         seen.add(tensor.data_ptr())
-        tensor = tensor.detach().cpu().contiguous()
+        tensor = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         arrays[name] = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
     return arrays
 
 
 @torch.no_grad()
 def load_arrays(model: nn.Module, weights: Published) -> None:
-    """Copy the arrays into the model. Raises `ValueError` where a name or a shape does not fit."""
-    own = model.state_dict()
-    unknown = weights.arrays.keys() - own.keys()
-    tied = {own[name].data_ptr() for name in weights.arrays.keys() & own.keys()}
-    missing = {name for name, tensor in own.items() if name not in weights.arrays and tensor.data_ptr() not in tied}
+    """Copy the arrays into the model, whatever its own dtype.
+
+    Raises `ValueError`, before anything is copied, where a name or a shape does not fit.
+    """
+    own, arrays = model.state_dict(), weights.arrays
+    unknown = arrays.keys() - own.keys()
+    held = {own[name].data_ptr() for name in arrays.keys() & own.keys()}  # tied weights come under one name
+    missing = {name for name, tensor in own.items() if tensor.data_ptr() not in held}
     if unknown or missing:
         raise ValueError(f"weights do not fit the model: unknown {sorted(unknown)[:3]}, missing {sorted(missing)[:3]}")
-    for name, array in weights.arrays.items():
-        with warnings.catch_warnings():
-            # Shared memory is read-only; it is only read from.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    for name, array in arrays.items():
+        if array.shape != tuple(own[name].shape):
+            raise ValueError(f"weights do not fit the model: {name} is {array.shape}, not {tuple(own[name].shape)}")
+    with warnings.catch_warnings():
+        # Shared memory is read-only; it is only read from.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        for name, array in arrays.items():
             tensor = torch.from_numpy(array)
-        tensor = tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
-        if tensor.shape != own[name].shape:
-            raise ValueError(
-                f"weights do not fit the model: {name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
-            )
-        own[name].copy_(tensor)
+            own[name].copy_(tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rewards.errors import RunFailed
 from workers.learner.team import LearnerTeam
 from workers.rollout.pool import RolloutPool
 
@@ -13,5 +14,10 @@ class ObjectStoreTransport:
         self.learner, self.rollouts = learner, rollouts
 
     async def publish(self) -> None:
-        """See `WeightTransport.publish`."""
-        await self.rollouts.load(self.learner.export())
+        """See `WeightTransport.publish`. Raises `RunFailed` with the name of who did not play its part."""
+        weights = self.learner.export()
+        # Answered after the export: a stuck or dead learner is named here, not by those who wait for its weights.
+        version = await self.learner.version()
+        held = await self.rollouts.load(weights)
+        if set(held) != {version}:
+            raise RunFailed(f"the learner published version {version}, the rollout workers hold {held}")

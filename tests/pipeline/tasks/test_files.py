@@ -244,3 +244,13 @@ def test_gsm8k():
     assert (len(sets.train), len(sets.held_out)) == (7473, 1319)
     assert sets.train[0].reference == "72" and sets.train[0].demonstration.endswith("#### 72")
     assert all(task.reference.replace(",", "").lstrip("-").replace(".", "").isdigit() for task in sets.train)
+
+
+def test_a_template_goes_around_the_prompt(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"q": "a {x} {prompt}", "a": "1"}])
+    (task,) = Files(path, QA, prompt_template="Q: {prompt}\nA: {y}\n").load(0).train
+    assert task.messages == (Message("user", "Q: a {x} {prompt}\nA: {y}\n"),)
+    assert refusal(Files(path, QA, prompt_template="Q:")) == "data.prompt_template 'Q:': no {prompt} in it"
+    columns = Columns(messages="q")
+    message = refusal(Files(path, columns, prompt_template="{prompt}\n"))
+    assert message == "data.prompt_template: given without data.columns.prompt"

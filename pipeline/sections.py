@@ -1,0 +1,203 @@
+"""The sections of a config: what every key means, its default, and what it may be. Light, as `pipeline.config` is."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from pipeline.algorithms import ALGORITHMS
+from pipeline.knobs import Knobs, PlugKnobs, knobs_from
+from pipeline.refusals import OWN
+from pipeline.tasks import DATA
+from rewards.catalog import SOURCES
+from rewards.panel import OnFailure
+from workers.models import ModelInit
+
+Count = Annotated[int, Gt(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+Positive = Annotated[float, Gt(0)]
+
+
+def _one_of(table: Mapping[str, type]) -> Any:
+    """The union of a table's plug-ins, told apart by `kind`."""
+    models = [knobs_from(cls, kind=kind) for kind, cls in table.items()]
+    union = functools.reduce(operator.or_, models)
+    return union if len(models) == 1 else Annotated[union, Field(discriminator="kind")]
+
+
+if TYPE_CHECKING:  # made from the plug-ins' dataclasses when this is imported; to a type checker they are anything
+    ModelInitKnobs = AlgorithmKnobs = Data = Any
+else:
+    ModelInitKnobs = knobs_from(ModelInit)
+    AlgorithmKnobs = _one_of(ALGORITHMS)
+    Data = _one_of(DATA)
+
+
+class Model(Knobs):
+    """The policy to start from: a directory or hub name, or a model made from scratch. Exactly one of the two."""
+
+    path: str | None = None
+    """A Hugging Face directory or hub name."""
+    init: ModelInitKnobs | None = None
+    """Architecture and tokenizer of a model made from scratch, seeded."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Model:
+        if (self.path is None) == (self.init is None):
+            raise ValueError(f"{'neither' if self.path is None else 'both'} of `path` and `init` given, expected one")
+        return self
+
+
+class Cluster(Knobs):
+    """Where the actors live."""
+
+    address: str | None = None
+    """A running Ray cluster; without one, Ray is started here for the length of the run."""
+    cpus: Count | None = None
+    """CPUs that the Ray started here may use; default: all of the machine's."""
+    timeout_s: Positive = 600.0
+    """How long any answer from another process may take before the run ends with that process's name."""
+
+
+class Sampling(Knobs):
+    """How completions are drawn."""
+
+    max_new_tokens: Count = 256
+    """Tokens a completion may have."""
+    temperature: Annotated[float, Ge(0)] = 1.0
+    """0 takes the likeliest token."""
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Draw from the smallest set of tokens that holds this share of the mass."""
+    top_k: Annotated[int, Ge(0)] = 0
+    """Draw from the k likeliest tokens; 0: from all."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion; the end-of-sequence tokens always do."""
+
+
+class Rollout(Sampling):
+    """Rollout workers and how they sample."""
+
+    engine: Literal["torch"] = "torch"
+    """What generates."""
+    workers: Count = 1
+    """Rollout processes."""
+    cpus: Positive = 1.0
+    """CPUs of each; also its number of threads."""
+    max_rows: Count = 256
+    """Sequences that one worker generates at once."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of its weights."""
+
+
+class Optimizer(Knobs):
+    """How a stage moves the weights: AdamW."""
+
+    lr: Positive = 1e-6
+    """Peak learning rate."""
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    """AdamW's moments."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """On matrices only."""
+    warmup: Annotated[int, Ge(0)] = 0
+    """Updates of linear warm-up."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the rate falls to zero."""
+    decay_share: Annotated[float, Gt(0), Le(1)] = 1.0
+    """The last share of the updates over which it falls."""
+    clip_grad_norm: Positive = 1.0
+    """The largest gradient norm."""
+    micro_batch_tokens: Count = 16384
+    """Tokens computed at once; it changes memory and speed, never the gradient."""
+
+
+class Learner(Optimizer):
+    """The learner's process and how it learns."""
+
+    engine: Literal["torch"] = "torch"
+    """What computes gradients."""
+    cpus: Positive = 1.0
+    """CPUs of the learner; also its number of threads."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the weights."""
+
+
+class SeatKnobs(PlugKnobs):
+    """What every reward source has beside its own keys."""
+
+    weight: float = 1.0
+    """Its factor in the reward; 0 watches without rewarding."""
+    timeout_s: Positive = 60.0
+    """Seconds one question about a group may take."""
+    retries: Annotated[int, Ge(0)] = 0
+    """How often rollouts without a score are asked about again."""
+    on_failure: OnFailure = "mask"
+    """What then: mask the rollout, drop_group, substitute a value, or abort the run."""
+    substitute: float = 0.0
+    """The value that stands in, with on_failure: substitute."""
+
+
+class PathSeat(SeatKnobs):
+    """A reward source of your own by import path: a function (in TRL's or verl's signature) or a source class."""
+
+    kind: str
+    """package.module:name."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """The fields of a source class; of a function: `conversational`, `limit_s`, `gold` and `foil`."""
+
+
+def _seat_tag(value: Any) -> str | None:
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return OWN if isinstance(kind, str) and ":" in kind else None if kind is None else str(kind)
+
+
+def _seats() -> Any:
+    named = [Annotated[knobs_from(cls, SeatKnobs, kind), Tag(kind)] for kind, cls in SOURCES.items()]
+    return Annotated[functools.reduce(operator.or_, [*named, Annotated[PathSeat, Tag(OWN)]]), Discriminator(_seat_tag)]
+
+
+if TYPE_CHECKING:
+    SeatEntry = Any
+else:
+    SeatEntry = _seats()
+
+
+class Rewards(Knobs):
+    """Who judges."""
+
+    sources: Annotated[dict[str, SeatEntry], Field(min_length=1)]
+    """The reward sources by name; the reward is the weighted sum of their values."""
+    workers: Count = 1
+    """Judge processes."""
+    cpus: Positive = 1.0
+    """CPUs of each."""
+    failure_budget: Share = 0.5
+    """The run ends when more than this share of the last `failure_window` rollouts could not be judged."""
+    failure_window: Count = 512
+    """Rollouts over which the failed share is taken."""
+
+
+class Checkpoints(Knobs):
+    """When the state of the run is kept."""
+
+    every: Count = 20
+    """Steps between checkpoints; every stage's end is one too."""
+    keep: Count = 2
+    """How many of the last ones stay."""
+
+
+class Tracking(Knobs):
+    """Where metrics go beside the run directory's own files."""
+
+    mlflow: bool = True
+    """Log to MLflow."""
+    uri: str | None = None
+    """Any MLflow tracking URI; default: an SQLite file beside the run directory."""
+    experiment: str = "assay"
+    """MLflow experiment."""
+    samples_per_step: Annotated[int, Ge(0)] = 4
+    """Rollouts of every step that are kept to be read."""

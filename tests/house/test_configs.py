@@ -1,0 +1,101 @@
+"""Every YAML in configs/ loads, fits the schema, and says what it shows and how long it takes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from pipeline.check import check
+from pipeline.config import Config, load_config, schema
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("**/*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_it_loads_and_fits_the_schema(path):
+    config = load_config(path)
+    assert config.stages
+    jsonschema.validate(yaml.safe_load(path.read_text()), schema())
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_its_header_says_what_it_shows_and_how_long_it_takes(path):
+    lines = path.read_text().splitlines()
+    header = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+    assert len(header) >= 2
+    text = " ".join(line.removeprefix("#").strip() for line in header)
+    assert re.search(r"[Ss]hows ", text)
+    assert re.search(r"[Tt]akes about \d+ (s|minutes?|hours?)\b", text)
+
+
+def test_the_ones_that_the_readme_names_are_there():
+    assert {"quickstart.yaml", "gsm8k_smoke.yaml"} <= {path.name for path in CONFIGS}
+
+
+def models(hint: Any) -> list[type[BaseModel]]:
+    """The sections in a type: of a union all, of a mapping its values'."""
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return [hint]
+    return [model for inner in typing.get_args(hint) for model in models(inner)]
+
+
+def knobs(section: type[BaseModel], found: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """(class that defines it, key): one that several sections share is one knob."""
+    for key, field in section.model_fields.items():
+        inner = models(field.annotation)
+        for model in inner:
+            knobs(model, found)
+        if not inner:
+            owner = next(c for c in reversed(section.__mro__) if key in inspect.get_annotations(c))
+            found.add((owner.__qualname__, key))
+    return found
+
+
+def test_there_are_fewer_than_150_knobs():
+    found = knobs(Config, set())
+    assert {("Optimizer", "lr"), ("Grpo", "clip_low"), ("SeatKnobs", "weight"), ("Files", "path")} <= found
+    assert 60 < len(found) < 150
+
+
+def test_every_key_of_the_schema_is_described():
+    found = schema()
+    jsonschema.Draft202012Validator.check_schema(found)
+    sections = {"": found, **found["$defs"]}
+
+    def described(key: dict[str, Any]) -> bool:
+        referred = found["$defs"].get(key.get("$ref", "").rpartition("/")[2], {})
+        return bool(key.get("description") or referred.get("description"))
+
+    keys = [(name, key, spec) for name, s in sections.items() for key, spec in s.get("properties", {}).items()]
+    assert len(keys) > 60
+    assert not [f"{name}.{key}" for name, key, spec in keys if not described(spec)]
+    texts = [spec.get("description", "") for _, _, spec in keys]
+    assert not [text for text in texts if "  " in text or "\n\n" in text], "a table is left in a description"
+
+
+def test_the_schema_refuses_what_the_config_refuses():
+    data = yaml.safe_load(CONFIGS[0].read_text())
+    for wrong in ({"sede": 1}, {"seed": "one"}, {"stages": {"x": {"kind": "nothing"}}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**data, **wrong}, schema())
+
+
+def test_the_quickstart_can_run():
+    checked = check(load_config(CONFIGS[0].with_name("quickstart.yaml")))
+    assert 200_000 < checked.parameters < 400_000
+
+
+def test_the_gsm8k_smoke_can_run(data_dir):
+    files = [f"data.path={data_dir}/gsm8k/train.jsonl", f"data.held_out_path={data_dir}/gsm8k/test.jsonl"]
+    checked = check(load_config(CONFIGS[0].with_name("gsm8k_smoke.yaml"), files))
+    assert len(checked.tasks["sft"].train) > 7000
+    assert len(checked.tasks["after"].held_out) == 64
+    assert 500_000 < checked.parameters < 700_000

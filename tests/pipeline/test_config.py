@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+from tiny_run import TINY
+
+from pipeline.config import Config, EvaluateStage, RlStage, SftStage, load_config, parse_config
+from pipeline.tasks import DATA
+from rewards.errors import Refused
+
+
+def parsed(**changes):
+    return parse_config({**yaml.safe_load(TINY), **changes}, "tiny.yaml")
+
+
+def stages(**changes):
+    return parsed(stages=changes).stages
+
+
+SFT = {"kind": "sft", "steps": 1, "groups_per_step": 2}
+RL = {**SFT, "kind": "rl", "algorithm": {"kind": "grpo"}}
+
+
+def test_stages_inherit_the_runs_sections():
+    found = stages(sft=SFT, rl=RL, evaluate={"kind": "evaluate"})
+    sft, rl, evaluate = found["sft"], found["rl"], found["evaluate"]
+    assert isinstance(sft, SftStage) and isinstance(rl, RlStage) and isinstance(evaluate, EvaluateStage)
+    assert sft.learner.lr == rl.learner.lr == 3e-3
+    assert sft.data == rl.data == evaluate.data
+    assert rl.rewards == evaluate.rewards
+    assert rl.rollout.max_new_tokens == evaluate.rollout.max_new_tokens == 12
+    assert (rl.rollout.temperature, evaluate.rollout.temperature) == (1.0, 0.0)
+
+
+def test_a_stages_own_keys_lie_over_the_runs():
+    own = {
+        "learner": {"lr": 0.5},
+        "rollout": {"temperature": 0.7},
+        "data": {"train": 5},
+        "rewards": {"workers": 2},
+    }
+    rl = stages(rl={**RL, **own})["rl"]
+    assert (rl.learner.lr, rl.learner.clip_grad_norm) == (0.5, 1.0)
+    assert (rl.rollout.temperature, rl.rollout.max_new_tokens) == (0.7, 12)
+    assert (rl.data.train, rl.data.digits) == (5, 1)
+    assert (rl.rewards.workers, list(rl.rewards.sources)) == (2, ["exact"])
+    evaluate = stages(e={"kind": "evaluate", "rollout": {"temperature": 0.7}})["e"]
+    assert evaluate.rollout.temperature == 0.7
+
+
+def test_data_of_another_kind_inherits_nothing():
+    data = {"kind": "files", "path": "x.jsonl", "columns": {"prompt": "q"}}
+    found = stages(e={"kind": "evaluate", "data": data})["e"].data
+    assert found.build() == DATA["files"](path="x.jsonl", columns=found.columns.build())
+
+
+def test_a_stage_takes_only_its_own_part_of_a_section():
+    """`rollout.workers` is the run's: a stage has no workers of its own."""
+    rl = parsed(rollout={"workers": 2, "top_k": 5}, stages={"rl": RL}).stages["rl"]
+    assert rl.rollout.top_k == 5
+    with pytest.raises(Refused, match=r"stages\.rl\.rollout: unknown key 'workers'"):
+        stages(rl={**RL, "rollout": {"workers": 2}})
+
+
+def test_rewards_are_needed_only_by_stages_that_judge():
+    data = {key: value for key, value in yaml.safe_load(TINY).items() if key != "rewards"}
+    assert parse_config({**data, "stages": {"sft": SFT}}, "x").rewards is None
+    with pytest.raises(Refused, match=r"stages\.e\.rewards: this key is needed \(here, or at the top"):
+        parse_config({**data, "stages": {"e": {"kind": "evaluate"}}}, "x")
+
+
+def test_a_stage_starts_from_an_earlier_one_that_makes_a_policy():
+    assert stages(a=SFT, b=RL, c={**RL, "start": "a"})["c"].start == "a"
+    for wrong in ("c", "e", "nobody"):
+        with pytest.raises(Refused, match=r"stages\.c\.start: no earlier stage"):
+            stages(a=SFT, e={"kind": "evaluate"}, c={**RL, "start": wrong})
+
+
+def test_a_source_of_weight_0_only_watches():
+    sources = {"a": {"kind": "exact", "weight": 0}, "b": {"kind": "exact", "weight": -1}}
+    assert stages(e={"kind": "evaluate", "rewards": {"sources": sources}})
+    with pytest.raises(Refused, match=r"stages\.e\.rewards: every source has weight 0"):
+        sources = {name: {"kind": "exact", "weight": 0} for name in ("a", "exact")}
+        stages(e={"kind": "evaluate", "rewards": {"sources": sources}})
+
+
+def test_names_are_fit_for_directories_and_metrics():
+    for name in ("../x", "a/b", "a.b", "", " ", "-a"):
+        with pytest.raises(Refused, match="expected letters, digits, _ and - only"):
+            stages(**{name: SFT})
+    with pytest.raises(Refused, match=r"stages\.e\.rewards\.sources: name 'a/b'"):
+        stages(e={"kind": "evaluate", "rewards": {"sources": {"a/b": {"kind": "exact"}}}})
+
+
+def test_a_resolved_config_reads_as_itself(tmp_path):
+    """A run directory's config.yaml is what a resumed run reads."""
+    path = tmp_path / "config.yaml"
+    for text in (TINY, TINY.replace("after: {kind: evaluate}", "after: {kind: evaluate, start: rl, limit: 3}")):
+        path.write_text(text)
+        config = load_config(
+            path, ["rewards.sources.own={kind: 'a.b:c', params: {x: [1]}}", "learner.betas=[0.8, 0.9]"]
+        )
+        path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        assert load_config(path) == config
+        assert list(load_config(path).stages) == list(config.stages)
+
+
+def test_a_config_cant_be_changed():
+    config = parsed()
+    assert isinstance(config, Config)
+    with pytest.raises(Exception, match="frozen"):
+        config.seed = 4  # pyright: ignore
