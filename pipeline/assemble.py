@@ -26,14 +26,13 @@ from workers import types
 from workers.judging.pool import JudgePool
 from workers.learner.team import LearnerTeam
 from workers.models import ModelInit
+from workers.ports import Engine
 from workers.ray_actors import start_ray, stop_ray
 from workers.rollout.pool import RolloutPool
 from workers.weights.transport import ObjectStoreTransport
 
 if TYPE_CHECKING:
-    from workers.learner.engine_torch import TorchLearner
     from workers.rollout.renderer import Renderer
-    from workers.rollout.torch_engine import TorchEngine
 
 
 def tasks_of(config: Config) -> dict[str, TaskSets]:
@@ -161,7 +160,8 @@ def model_path(config: Config, run_dir: Path) -> str:
 # The engines' factories run in the workers; only there are models imported.
 
 
-def _torch_learner(path: str, init: ModelInit | None, texts: list[str], seed: int, dtype: str) -> TorchLearner:
+def _torch_learner(path: str, init: ModelInit | None, texts: list[str], seed: int, dtype: str) -> Any:
+    from workers.learner.engine_torch import TorchLearner
     from workers.models.create import create
 
     if init is not None and not (Path(path) / "config.json").exists():
@@ -169,7 +169,7 @@ def _torch_learner(path: str, init: ModelInit | None, texts: list[str], seed: in
     return TorchLearner(path, dtype)
 
 
-def _torch_engine(max_rows: int, dtype: str, path: str, renderer: Renderer) -> TorchEngine:
+def _torch_engine(max_rows: int, dtype: str, path: str, renderer: Renderer) -> Engine:
     from workers.rollout.torch_engine import TorchEngine
 
     return TorchEngine(path, renderer, max_rows, dtype)

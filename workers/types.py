@@ -10,13 +10,14 @@ Log-probs travel in float32; the log-prob at own token t is that of ids[t] given
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
-from rewards.types import Group, ScoredGroup, Task
+from rewards.types import Group, ScoredGroup, Task, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,44 @@ class Completion:
     version: int
 
 
+class Parcel:
+    """A record that is pickled whole, in C: Ray's own pickler goes through Python for every object inside."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = tuple(getattr(self, field.name) for field in fields(self))  # pyright: ignore[reportArgumentType]
+        return _opened, (type(self), pickle.dumps(values, 5))
+
+
+def _opened(cls: type, data: bytes) -> Any:
+    return cls(*pickle.loads(data))
+
+
 @dataclass(frozen=True, slots=True)
-class Generated:
+class Wave(Parcel):
+    """Requests that are handed to a rollout worker together."""
+
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lot(Parcel):
+    """Groups that are handed to a judge together."""
+
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts(Parcel):
+    """A judge's answer to a lot: each group's verdicts, and the seconds it took."""
+
+    verdicts: tuple[tuple[Verdict, ...], ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Generated(Parcel):
     """Groups that a rollout worker finished together, and the seconds it generated since it last handed some over."""
 
     groups: tuple[Group, ...]

@@ -17,6 +17,8 @@ import numpy as np
 MAX_POINTS = 1500  # per curve
 TIMES = ("generate", "judge", "learn", "publish", "checkpoint", "overhead")  # the parts of time/step, stacked
 
+NOT_PARTS = {"step", "wait", "transport", "overhead_share"}  # the whole, and what lies across the parts
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -109,9 +111,7 @@ def timing(found: Curves) -> dict[str, Any] | None:
     if "time/step" not in found:
         return None
     total = sum(found["time/step"][1])
-    others = sorted(
-        {name.split("/")[1] for name in found if name.startswith("time/")} - {*TIMES, "step", "overhead_share"}
-    )
+    others = sorted({name.split("/")[1] for name in found if name.startswith("time/")} - {*TIMES, *NOT_PARTS})
     parts = []
     for part in (*TIMES, *others):
         curve = found.get(f"time/{part}")

@@ -62,7 +62,8 @@ def test_groups_come_in_admission_order_and_never_staler_than_allowed(seed, max_
     assert taken == list(range(steps * WAVE))
     for step, batch, metrics in world.steps:
         ages = [step - sample.version for sample in batch.samples]
-        assert 0 <= min(ages) and max(ages) <= max_staleness
+        assert min(ages) >= 0
+        assert max(ages) <= max_staleness
         assert metrics["policy/staleness_max"] == max(ages)
 
 

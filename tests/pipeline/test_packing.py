@@ -32,6 +32,10 @@ def test_bins_hold_every_item_once_and_none_overflows(lengths, capacity):
     assert sum(load * 2 <= capacity for load in loads) <= 1
 
 
+def test_a_bin_may_be_full_to_the_last_token():
+    assert fill([4, 6, 5, 5], 10) == [[1, 0], [2, 3]]
+
+
 def test_a_sample_that_fits_nowhere_says_what_would_do():
     with pytest.raises(
         RunFailed, match=r"a sample of 30 tokens does not fit learner.micro_batch_tokens=29; raise it to 30"

@@ -47,10 +47,10 @@ def fresh() -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def make(directory, architecture="qwen3", seed=0, tokenizer="chars"):
+def make(directory, architecture="qwen3", seed=0, tokenizer="chars", **config):
     """A model directory; its path as a string."""
-    texts = [ALPHABET, "the answer is a bad cab — é 答案\n" * 9]
-    create(ModelInit(architecture, SIZES[architecture], TokenizerInit(tokenizer, 300)), texts, directory, seed)
+    texts = [ALPHABET, "the answer is a bad cab — é\n" * 9]
+    create(ModelInit(architecture, SIZES[architecture] | config, TokenizerInit(tokenizer, 300)), texts, directory, seed)
     return str(directory)
 
 

@@ -20,7 +20,7 @@ from rewards.panel import Panel
 from rewards.types import Failure, Group, ScoredGroup, Verdict
 from workers.judging.worker import GROUPS_PER_HELPER, JudgeWorker
 from workers.ray_actors import Actor, Died, Stalled, call, kill, ready, start_actor
-from workers.types import Judged
+from workers.types import Judged, Lot
 
 START_S = 120.0
 LOTS_PER_JUDGE = 2  # so that a judge that is done early can take over from one that is not
@@ -92,8 +92,8 @@ class JudgePool:
         judge = await self._take(places)
         rounds = math.ceil(len(lot) / (GROUPS_PER_HELPER * self._helpers))
         try:
-            verdicts, seconds = await call(judge.actor, "judge", lot, timeout_s=self._timeout_s * rounds)
-            return Judged(tuple(ScoredGroup(g, v) for g, v in zip(lot, verdicts, strict=True)), seconds)
+            answer = await call(judge.actor, "judge", Lot(tuple(lot)), timeout_s=self._timeout_s * rounds)
+            return Judged(tuple(ScoredGroup(g, v) for g, v in zip(lot, answer.verdicts, strict=True)), answer.seconds)
         except (Stalled, Died) as error:
             await self._replace(judge)
             kind = "timeout" if isinstance(error, Stalled) else "died"

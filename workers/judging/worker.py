@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
 
 from rewards.panel import Panel
 from rewards.types import Group, Verdict
 from workers.judging.toolbox import ProcessToolbox
+from workers.types import Lot, Verdicts
 
 GROUPS_PER_HELPER = 2
 WARM_S = 60.0
@@ -25,14 +25,14 @@ class JudgeWorker:
         self._uses_helpers = any(hasattr(seat.source, "helper_imports") for seat in panel.seats)
         self._places = asyncio.Semaphore(GROUPS_PER_HELPER * helpers)
 
-    async def judge(self, groups: Sequence[Group]) -> tuple[list[tuple[Verdict, ...]], float]:
-        """Every group's verdicts, in order, and the seconds it took. Raises `RunFailed` where a policy is abort.
+    async def judge(self, lot: Lot) -> Verdicts:
+        """Every group's verdicts, in order. Raises `RunFailed` where a seat's policy is abort.
 
         The groups themselves stay with the driver: they need not travel twice.
         """
         start = time.perf_counter()
-        verdicts = await asyncio.gather(*(self._judge(group) for group in groups))
-        return list(verdicts), time.perf_counter() - start
+        verdicts = await asyncio.gather(*(self._judge(group) for group in lot.groups))
+        return Verdicts(tuple(verdicts), time.perf_counter() - start)
 
     async def _judge(self, group: Group) -> tuple[Verdict, ...]:
         async with self._places:

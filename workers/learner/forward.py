@@ -32,7 +32,7 @@ def token_logprobs(
     """log pi(own token | what stands before it), f32[N] with gradient, and the policy's entropy there, f32[N] without.
 
     Only the rows of the logits that own tokens are drawn from are computed; prompts cost no vocabulary product.
-    The model computes in `dtype`, whatever its weights are kept in; the softmax is float32.
+    The model computes in `dtype`, whatever its weights are kept in; the softmax is float32 at least.
     """
     with torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32):
         logits = model(
@@ -42,7 +42,7 @@ def token_logprobs(
             use_cache=False,
             logits_to_keep=batch.own - 1,
         ).logits[0]
-    logp = (logits.float() / temperature).log_softmax(-1)
+    logp = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).log_softmax(-1)
     with torch.no_grad():
         entropy = -(logp.exp() * logp).sum(-1)
     return logp.gather(1, batch.ids[batch.own][:, None])[:, 0], entropy

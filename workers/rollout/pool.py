@@ -12,7 +12,7 @@ from rewards.types import Task
 from workers.ports import Engine
 from workers.ray_actors import Actor, call, kill, ready, start_actor, stream
 from workers.rollout.worker import RolloutWorker
-from workers.types import Generated, Request
+from workers.types import Generated, Request, Wave
 
 if TYPE_CHECKING:
     from workers.rollout.renderer import Renderer
@@ -67,7 +67,7 @@ class RolloutPool:
         self, actor: Actor, share: Sequence[Request], results: asyncio.Queue[Generated | BaseException | None]
     ) -> None:
         try:
-            async for item in stream(actor, "run", share, timeout_s=self.timeout_s):
+            async for item in stream(actor, "run", Wave(tuple(share)), timeout_s=self.timeout_s):
                 results.put_nowait(item)
             results.put_nowait(None)
         except Exception as error:  # noqa: BLE001 - carried over to the consumer, which raises it

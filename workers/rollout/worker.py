@@ -12,7 +12,7 @@ import numpy as np
 from rewards.errors import RunFailed
 from rewards.types import Group, Message, Rollout, Turn
 from workers.ports import Engine
-from workers.types import Completion, Generated, Prompt, Published, Request
+from workers.types import Completion, Generated, Prompt, Published, Request, Wave
 
 if TYPE_CHECKING:
     from workers.rollout.renderer import Renderer
@@ -43,9 +43,9 @@ class RolloutWorker:
         """See `Rollouts.render`."""
         return [(self.renderer.prompt(messages), self.renderer.answer(text)) for messages, text in pairs]
 
-    async def run(self, wave: Sequence[Request]) -> AsyncIterator[Generated]:
+    async def run(self, wave: Wave) -> AsyncIterator[Generated]:
         """See `Rollouts.run`. Raises `RunFailed`, with the worker's name, where its engine broke."""
-        requests = {request.group_id: request for request in wave}
+        requests = {request.group_id: request for request in wave.requests}
         prompts = [
             Prompt(r.group_id, self.renderer.prompt(r.task.messages), r.n, r.sampling) for r in requests.values()
         ]

@@ -88,13 +88,14 @@ def _stages(write, draw, rl_steps):
 def _rl_step(write, draw, step, clock):
     skill = 0.42 + 0.54 * (1 - np.exp(-step / 14))
     reward = min(0.995, skill + draw.normal(0, 0.03))
-    spent = {"generate": 0.17, "judge": 0.03, "learn": 0.16, "publish": 0.006, "wait": 0.004, "overhead": 0.009}
+    spent = {"generate": 0.17, "judge": 0.03, "learn": 0.16, "publish": 0.006, "overhead": 0.009}
     spent = {part: base * (1 + abs(draw.normal(0, 0.18))) for part, base in spent.items()}
     tokens = 14 + 3 * np.exp(-step / 20) + draw.normal(0, 0.2)
     metrics = {f"time/{part}": seconds for part, seconds in spent.items()}
     total = sum(spent.values())
     metrics |= {
         "time/step": total,
+        "time/wait": spent["generate"] + spent["judge"],
         "time/overhead_share": spent["overhead"] / total,
         "reward/mean": 1.1 * reward - 0.1,
         "reward/std": np.sqrt(max(0.0, reward * (1 - reward))),

@@ -33,6 +33,11 @@ def path(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("usual"), initializer_range=0.02)
+
+
+@pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     """Another model: its log-probs are a reference's, or a stale policy's."""
     return make(tmp_path_factory.mktemp("teacher"), seed=1)
@@ -95,12 +100,17 @@ def gradient(made, update):
 # The gradient ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_the_gradient_is_the_same_under_any_packing(path, teacher, name):
+def test_the_gradient_is_the_same_under_any_packing(path, usual, teacher, name, dtype, tolerance):
+    """Exactly so but for rounding. In float32 the model has weights of the usual size, for the wide ones of the other
+    tests round more than that away."""
     rng, algorithm = fresh(), ALGORITHMS[name]
-    made = learner(path, algorithm)
+    start = path if dtype == torch.float64 else usual
+    made = learner(start, algorithm)
     take_reference(made, teacher)
-    samples = demonstrations(rng, 24) if name == "sft" else rolled(rng, path)
+    made.policy.to(dtype)
+    samples = demonstrations(rng, 24) if name == "sft" else rolled(rng, start)
     credits_ = credited(made, algorithm, samples)
     longest = max(len(c.sample.ids) for c in credits_)
     (whole,) = plan(credits_, 10**6).updates
@@ -112,7 +122,7 @@ def test_the_gradient_is_the_same_under_any_packing(path, teacher, name):
         (update,) = plan([credits_[i] for i in order], tokens).updates
         assert max(b.lengths.sum() for b in update.shards[0]) <= tokens
         assert update.denominator == pytest.approx(whole.denominator, rel=1e-12)
-        assert (gradient(made, update) - expected).norm() <= 1e-6 * expected.norm()
+        assert (gradient(made, update) - expected).norm() <= tolerance * expected.norm()
     assert len(plan(credits_, longest).updates[0].shards[0]) > 3
 
 

@@ -12,7 +12,7 @@ from rewards.errors import RunFailed
 from rewards.types import Message, Task
 from workers.rollout.torch_engine import TorchEngine
 from workers.rollout.worker import RolloutWorker
-from workers.types import Request, Sampling
+from workers.types import Request, Sampling, Wave
 
 
 def engine(path, renderer):
@@ -41,7 +41,7 @@ def wave(rng, count, n=3, **sampling):
 
 def groups(worker, requests):
     async def collect():
-        return [generated async for generated in worker.run(requests)]
+        return [generated async for generated in worker.run(Wave(tuple(requests)))]
 
     lots = asyncio.run(collect())
     assert all(lot.groups and lot.seconds > 0 and lot.who == "rollout-0" for lot in lots)

@@ -28,7 +28,7 @@ from workers.ray_actors import Died, Stalled, call, kill
 from workers.rollout.pool import RolloutPool
 from workers.rollout.torch_engine import TorchEngine
 from workers.rollout.worker import RolloutWorker
-from workers.types import Optimization, Request, Sampling, Signals
+from workers.types import Optimization, Request, Sampling, Signals, Wave
 from workers.weights.transport import ObjectStoreTransport
 
 ALGORITHM = Grpo(group_size=4)
@@ -117,7 +117,7 @@ def test_a_wave_over_two_workers_is_that_of_one(world):
     def texts(groups):
         return [[rollout.text for rollout in group.rollouts] for group in groups]
 
-    assert texts(world.run(collect(world.pool, wave))) == texts(asyncio.run(collect(alone, wave)))
+    assert texts(world.run(collect(world.pool, wave))) == texts(asyncio.run(collect(alone, Wave(tuple(wave)))))
 
 
 def test_what_is_published_is_what_generates(world):
