@@ -1,8 +1,8 @@
 """The quickstart over seeds, beside its control: `.venv/bin/python benchmarks/quickstart.py` (two cores, some minutes).
 
 Control: the same run with every reward replaced by a coin's, so that what the policy gains by more updates alone is
-seen. Prints a table of held-out accuracies with their 95% intervals, of seconds, and of the share of a step that is
-orchestration (the median over the steps of the rl stage).
+seen. Prints a table of held-out accuracies with their 95% intervals, of seconds, and of the shares of a step that go
+to the driver's own work and to messages between processes (medians over the steps of the rl stage).
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ def run(folder: Path, seed: int, *overrides: str) -> dict:
     done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True)
     summary = json.loads(done.stdout.splitlines()[-1])
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    shares = [row["metrics"]["time/overhead_share"] for row in rows if row["stage"] == "rl"]
-    return {**summary, "overhead": statistics.median(shares)}
+    steps = [row["metrics"] for row in rows if row["stage"] == "rl"]
+    shares = {
+        part: statistics.median(m[f"time/{part}"] / m["time/step"] for m in steps) for part in ("overhead", "transport")
+    }
+    return {**summary, **shares}
 
 
 def accuracy(stage: dict) -> str:
@@ -39,14 +42,14 @@ def accuracy(stage: dict) -> str:
 
 
 def main() -> None:
-    print("| seed | after the warm start | after GRPO | after GRPO on a coin's rewards | seconds | orchestration |")
-    print("|---|---|---|---|---|---|", flush=True)
+    print("| seed | after the warm start | after GRPO | after GRPO on a coin's rewards | seconds | driver | messages |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for seed in (0, 1, 2):
             real, control = run(Path(folder), seed), run(Path(folder), seed, COIN)
             stages = real["stages"]
             cells = [seed, accuracy(stages["before"]), accuracy(stages["after"]), accuracy(control["stages"]["after"])]
-            cells += [f"{real['seconds']:.0f}", f"{100 * real['overhead']:.1f}%"]
+            cells += [f"{real['seconds']:.0f}", f"{100 * real['overhead']:.1f}%", f"{100 * real['transport']:.1f}%"]
             print("|", " | ".join(map(str, cells)), "|", flush=True)
 
 

@@ -161,6 +161,13 @@ class Config(Knobs):
         return self
 
     @model_validator(mode="after")
+    def _sampled(self) -> Config:
+        for name, stage in self.stages.items():
+            if isinstance(stage, RlStage) and stage.rollout.temperature == 0:
+                raise ValueError(f"stages.{name}.rollout.temperature: 0 draws nothing to learn from; expected above 0")
+        return self
+
+    @model_validator(mode="after")
     def _rewarded(self) -> Config:
         for name, stage in self.stages.items():
             rewards = getattr(stage, "rewards", None)

@@ -7,6 +7,7 @@ resume  -> newest whole checkpoint -> files rewound to it -> the same road from 
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import time
 import traceback
@@ -114,6 +115,7 @@ async def _drive(run: Run, resumed: tuple[State, Path] | None) -> None:
         progress.note("starting the workers")
         starting = hands(run.config, run.run_dir, texts_of(run.tasks))
         crew, _ = await asyncio.gather(starting, asyncio.to_thread(importlib.import_module, "scipy.stats"))
+        gc.freeze()  # tasks and modules stay to the end: no collection during a step need look at them
         try:
             await _stages(run, crew, progress, resumed)
             await crew.learner.save_model(run.run_dir.absolute() / "model")

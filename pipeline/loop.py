@@ -107,16 +107,17 @@ async def _infer(run: Training, samples: list[Sample]) -> tuple[list[Signals], f
 def timing(metrics: dict[str, float], batch: Batch, step_s: float, checkpoint_s: float) -> dict[str, float]:
     """Where the step's seconds went.
 
-    Generation, judging and learning are what the workers measured themselves; what the driver waited beyond that is
-    transport between processes. Overhead is everything but generation, judging, learning, publishing and a
-    checkpoint: transport, and the driver's own work. In asynchronous mode only what was waited for counts.
+    Generation, judging and learning are what the workers measured themselves; what the driver waited for them beyond
+    that is transport: messages between processes. Overhead is the rest, the driver's own work, bookkeeping included;
+    a checkpoint stands apart. Where generation overlaps with learning, only what was waited for counts.
     """
     produced = min(batch.wait, batch.generate + batch.judge)
-    worked = produced + metrics["time/learn"] + metrics["time/publish"] + checkpoint_s
+    transport = metrics["time/transport"] + batch.wait - produced
+    worked = produced + metrics["time/learn"] + metrics["time/publish"] + transport + checkpoint_s
     overhead = max(0.0, step_s - worked)
     out = {
         "time/step": step_s,
-        "time/transport": metrics["time/transport"] + batch.wait - produced,
+        "time/transport": transport,
         "time/overhead": overhead,
         "time/overhead_share": overhead / step_s,
         "learner/tokens_per_s": metrics["learner/tokens"] / max(metrics["time/learn"], 1e-9),

@@ -180,7 +180,8 @@ class MicroBatch:
     lengths        i64[S], summing to T
     own            i64[N]: where in T the policy's own tokens stand (never the first of a sequence)
     owner          i64[N]: the sequence each own token belongs to
-    logp_*, advantage, weight  f32[N]; logp_old is the rollout's where the algorithm did not ask for the learner's
+    logp_*, advantage, weight  f32[N]; logp_old is the rollout's where the algorithm did not ask for the learner's,
+        and logp_rollout is None where nothing was rolled out (demonstrations)
     """
 
     ids: Any

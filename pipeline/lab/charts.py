@@ -15,9 +15,17 @@ from typing import Any
 import numpy as np
 
 MAX_POINTS = 1500  # per curve
-TIMES = ("generate", "judge", "learn", "publish", "checkpoint", "overhead")  # the parts of time/step, stacked
+TIMES = (
+    "generate",
+    "judge",
+    "learn",
+    "publish",
+    "transport",
+    "checkpoint",
+    "overhead",
+)  # the parts of time/step, stacked
 
-NOT_PARTS = {"step", "wait", "transport", "overhead_share"}  # the whole, and what lies across the parts
+NOT_PARTS = {"step", "wait", "overhead_share"}  # the whole, and what lies across the parts
 
 
 @dataclass(frozen=True)

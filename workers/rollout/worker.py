@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -38,6 +39,7 @@ class RolloutWorker:
 
         self.renderer = Renderer.load(model_path)
         self.engine = make_engine(model_path, self.renderer)
+        gc.freeze()  # what is here now stays: no collection while generating need look at it
 
     def render(self, pairs: Sequence[tuple[Sequence[Message], str]]) -> list[tuple[np.ndarray, np.ndarray]]:
         """See `Rollouts.render`."""
