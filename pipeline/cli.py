@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -145,6 +146,7 @@ def _drive(run: Any, newest: Any, console: Console, as_json: bool) -> None:
     from pipeline import driver
     from pipeline.progress import summary_table
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way of saying Ctrl-C
     summary = driver.drive(run, newest)
     console.print(summary_table(summary))
     console.print(f"report  {summary['report']}", soft_wrap=True)

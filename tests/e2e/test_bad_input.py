@@ -126,6 +126,7 @@ OVERRIDES = [
     ("stages.a/b={kind: evaluate}", ["override 'stages.a/b={kind: evaluate}': expected key.path=value"]),
     ("stages={a/b: {kind: evaluate}}", ["stages: name 'a/b', expected letters, digits, _ and - only"]),
     ("rewards.sources.exact.weight=0", ["rewards: every source has weight 0"]),
+    ("stages.rl.rollout.temperature=0", ["stages.rl.rollout.temperature: 0 draws nothing to learn from"]),
     ("model.path=here", ["model: both of `path` and `init` given, expected one"]),
     ("model={path: nowhere}", ["model 'nowhere': no such directory"]),
     ("model={}", ["model: neither of `path` and `init` given"]),

@@ -10,15 +10,6 @@ from tiny_run import assay, kill_at, metric_rows, repeatable, write_config
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    done = assay("run", write_config(folder), "--run-dir", folder / "run", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["status"] == "done"
-    return folder / "run"
-
-
 @pytest.mark.parametrize(
     ("stage", "step"),
     [("warm_start", 0), ("warm_start", 29), ("rl", 3), ("rl", 6)],
