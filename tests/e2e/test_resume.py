@@ -1,4 +1,4 @@
-"""A run whose driver is killed, at any moment, and resumed equals one that was never interrupted: bit for bit."""
+"""A run whose driver is killed, early or late, and resumed equals one that was never interrupted: bit for bit."""
 
 from __future__ import annotations
 
