@@ -176,7 +176,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
 
 
 def results_text(stage: Mapping[str, Any]) -> str:
-    """A stage's results in one line: accuracy with its interval and n, then whatever else it has."""
+    """A stage's results in one line: accuracy with its interval and n, then whatever else it has; failures if any."""
     parts = []
     if stage.get("accuracy") is not None:
         text = f"accuracy {stage['accuracy']:.3f}"
@@ -184,6 +184,8 @@ def results_text(stage: Mapping[str, Any]) -> str:
             text += " [{:.3f}, {:.3f}]".format(*stage["interval"])
         parts.append(text + (f" of {stage['n']}" if "n" in stage else ""))
     for name, value in stage.items():
-        if name not in ("kind", "seconds", "accuracy", "interval", "n") and isinstance(value, int | float | str):
+        if name in ("kind", "seconds", "accuracy", "interval", "n") or (name == "failed" and not value):
+            continue
+        if isinstance(value, int | float | str):
             parts.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
     return ", ".join(parts)

@@ -116,6 +116,8 @@ def test_small_texts():
     assert sparkline([0, 1, float("nan"), 0.5]) in ("▁█ ▄", "▁█ ▅")
     assert sparkline([1, 1]) == "▁▁"
     assert sparkline([1]) == ""
+    assert results_text({"n": 9, "accuracy": 0.5, "failed": 0}) == "accuracy 0.500 of 9"
+    assert results_text({"n": 9, "accuracy": 0.5, "failed": 2}) == "accuracy 0.500 of 9, failed 2"
     assert results_text({"kind": "evaluate", "seconds": 1, "accuracy": None}) == ""
 
 

@@ -24,7 +24,7 @@ from rewards.errors import RunFailed
 from rewards.types import Message, ScoredGroup, Task, Verdict
 from workers.learner.engine_torch import TorchLearner
 from workers.learner.team import LearnerTeam
-from workers.ray_actors import Died, Stalled, call, kill
+from workers.ray_actors import Died, Stalled, call
 from workers.rollout.pool import RolloutPool
 from workers.rollout.torch_engine import TorchEngine
 from workers.rollout.worker import RolloutWorker
@@ -165,6 +165,13 @@ def test_a_learner_that_gives_no_answer_is_named(world, method):
         world.learner.timeout_s = 120.0
 
 
+def test_a_dead_learner_is_named_not_those_who_wait_for_its_weights(world):
+    pid = world.run(call(world.learner.actor, "__ray_call__", lambda _: os.getpid(), timeout_s=10))
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(Died, match=r"^learner died: "):
+        world.run(world.transport.publish())
+
+
 def test_a_rollout_worker_killed_while_it_generates_is_named(world):
     async def scenario():
         pid = await call(world.pool.actors[0], "__ray_call__", lambda _: os.getpid(), timeout_s=10)
@@ -178,9 +185,3 @@ def test_a_rollout_worker_killed_while_it_generates_is_named(world):
         assert time.perf_counter() - start < 10
 
     world.run(scenario())
-
-
-def test_a_dead_learner_is_named_not_those_who_wait_for_its_weights(world):
-    kill(world.learner.actor)
-    with pytest.raises(Died, match=r"^learner died: "):
-        world.run(world.transport.publish())
