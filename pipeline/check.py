@@ -1,28 +1,28 @@
-"""Everything that can be found wrong before anything is started, and the plan of a run that may start."""
+"""Everything that can be found wrong before anything is started."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from pipeline.assemble import panel_of, panels, tasks_of, texts_of
-from pipeline.config import Config, EvaluateStage, Rewards, RlStage, SftStage, TrainStage
-from pipeline.rundir import size
+from pipeline.assemble import check_engine, panel_of, panels, placement_of, tasks_of, texts_of
+from pipeline.config import Config, EvaluateStage, Rewards, SftStage
+from pipeline.fit import check_lengths, check_machine, check_timeouts
+from pipeline.memory import BYTES, Longest, Needs, needs
 from pipeline.tasks import TaskSets
 from rewards.errors import Refused
 from rewards.selfcheck import selfcheck
+from rewards.types import Task
 from workers.judging.toolbox import ProcessToolbox
+from workers.placement import Machine, Placement, this_machine
 
-BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2}
+if TYPE_CHECKING:
+    from workers.models.create import ModelSizes
+    from workers.rollout.renderer import Renderer
+
 # What metrics, samples, the report and MLflow's copies may take.
 FILES_BYTES = 200_000_000
 # Tasks of each set that are tried on reward sources and on a tokenizer.
@@ -31,30 +31,49 @@ TRIED = 3
 
 @dataclass(frozen=True)
 class Checked:
-    """A config that may run: its tasks, the policy's number of weights, and how many cases each panel's sources got."""
+    """A config that may run: what was found out about it.
+
+    parameters  the policy's number of weights
+    cases       how many cases each panel's sources got
+    machine     None where the run joins a cluster: what that has shows only there
+    warnings    what may become tight, in words
+    """
 
     config: Config
     tasks: dict[str, TaskSets]
     parameters: int
     cases: list[tuple[Rewards, dict[str, int]]]
+    placement: Placement
+    needs: Needs
+    machine: Machine | None
+    warnings: list[str]
 
     @property
     def disk_bytes(self) -> int:
-        """What the run directory may grow to: each checkpoint holds weights and AdamW's two moments (and one is being
-        written while the old ones stay); then the first and the final policy, and those that stages start from."""
+        """What the run directory may grow to: each checkpoint holds weights, AdamW's two moments and the reference (and
+        one is being written while the old ones stay); then the first and the final policy, and those that stages start
+        from. All of it is float32."""
         starts = {stage.start for stage in self.config.stages.values() if stage.start}
-        copies = 3 * (self.config.checkpoints.keep + 1) + 2 + len(starts)
-        return self.parameters * BYTES_PER_WEIGHT[self.config.learner.dtype] * copies + FILES_BYTES
+        copies = (3 + self.needs.reference) * (self.config.checkpoints.keep + 1) + 2 + len(starts)
+        return self.parameters * BYTES["float32"] * copies + FILES_BYTES
 
 
 def check(config: Config) -> Checked:
-    """Load the data, count the weights, try the reward sources. Raises `Refused` with one line."""
+    """Load the data, size the model, try the reward sources, see whether all of it fits. Raises `Refused`."""
+    check_timeouts(config)
     tasks = tasks_of(config)
     for name, stage in config.stages.items():
         _check_tasks(name, stage, tasks[name])
     # The sources first: what is wrong with them shows before the seconds that the model's libraries take to load.
     cases = asyncio.run(_self_checks(config, tasks))
-    return Checked(config, tasks, _weights(config, tasks), cases)
+    check_engine(config)
+    sizes, renderer = _model(config, tasks)
+    longest = {name: _longest(sets, renderer) for name, sets in tasks.items()}
+    check_lengths(config, sizes.positions, longest)
+    placement, needed = placement_of(config), needs(config, sizes, tasks, longest)
+    machine = None if config.cluster.address else this_machine()
+    warnings = check_machine(config, placement, needed, machine) if machine else []
+    return Checked(config, tasks, sizes.parameters, cases, placement, needed, machine, warnings)
 
 
 def _check_tasks(name: str, stage: object, tasks: TaskSets) -> None:
@@ -71,23 +90,33 @@ def _check_tasks(name: str, stage: object, tasks: TaskSets) -> None:
             )
 
 
-def _weights(config: Config, tasks: Mapping[str, TaskSets]) -> int:
-    """How many the policy has. Where it lies on disk, its tokenizer is tried too."""
-    from workers.models.create import parameter_count
+def _model(config: Config, tasks: Mapping[str, TaskSets]) -> tuple[ModelSizes, Renderer]:
+    """The policy's sizes, and what writes its prompts: the tokenizer on disk, or the one that will be made."""
+    from workers.models.create import model_sizes
+    from workers.models.tokenizers import make_tokenizer
     from workers.rollout.renderer import Renderer
 
     if config.model.init is not None:
-        return parameter_count(config.model.init.build(), texts_of(tasks))
+        init, texts = config.model.init.build(), texts_of(tasks)
+        return model_sizes(init, texts), Renderer(make_tokenizer(init.tokenizer, texts))
     path = str(config.model.path)
-    parameters, renderer = parameter_count(path), Renderer.load(path)
+    sizes, renderer = model_sizes(path), Renderer.load(path)
     if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
         raise Refused(f"model.path {path!r}: no weights in it, expected *.safetensors")
-    for sets in tasks.values():
-        for task in (*sets.train[:TRIED], *sets.held_out[:TRIED]):
-            renderer.prompt(task.messages)
-            if task.demonstration is not None:
-                renderer.answer(task.demonstration)
-    return parameters
+    return sizes, renderer
+
+
+def _longest(sets: TaskSets, renderer: Renderer) -> Longest:
+    """Of the first tasks and of those with the most characters."""
+
+    def characters(task: Task) -> int:
+        return sum(len(message.content) for message in task.messages) + len(task.demonstration or "")
+
+    tried = [*sets.train[:TRIED], *sets.held_out[:TRIED]]
+    tried += sorted((*sets.train, *sets.held_out), key=characters)[-TRIED:]
+    prompts = [len(renderer.prompt(task.messages)) for task in tried]
+    answers = [0 if task.demonstration is None else len(renderer.answer(task.demonstration)) for task in tried]
+    return Longest(max(prompts), max(map(sum, zip(prompts, answers, strict=True))))
 
 
 async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tuple[Rewards, dict[str, int]]]:
@@ -106,77 +135,3 @@ async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tu
 
 def _rewards(stage: object) -> Rewards | None:
     return getattr(stage, "rewards", None)
-
-
-def shown(checked: Checked) -> RenderableType:
-    """The plan for a person: what happens in which order, who sits where, how much at once, who judges."""
-    disk = Text(f"The run directory may take about {size(checked.disk_bytes)} of disk.")
-    return Group(_stages(checked), _placement(checked), _sources(checked), disk)
-
-
-def _table(title: str, words: list[str], numbers: list[str], last: list[str] | None = None) -> Table:
-    """Words are left-aligned and never cut, numbers right-aligned."""
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title, "bold"), title_justify="left", pad_edge=False)
-    table.padding = (0, 1, 0, 0)
-    for column in words:
-        table.add_column(column, overflow="fold")
-    for column in numbers:
-        table.add_column(column, justify="right", no_wrap=True)
-    for column in last or []:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _stages(checked: Checked) -> Table:
-    numbers = ["tasks", "steps", "groups\nper step", "group\nsize", "samples\nper step"]
-    table = _table("Stages", ["stage", "kind", "starts from"], numbers)
-    policy = "model"
-    for name, stage in checked.config.stages.items():
-        policy = stage.start or policy
-        row, tasks = [name, stage.kind, policy], checked.tasks[name]
-        if isinstance(stage, EvaluateStage):
-            n = len(tasks.held_out[: stage.limit])
-            row += [f"{n:,}", "", "", f"{stage.samples:,}", f"{n * stage.samples:,}"]
-        else:
-            group = stage.algorithm.group_size if isinstance(stage, RlStage) else 1
-            counts = (len(tasks.train), stage.steps, stage.groups_per_step, group, stage.groups_per_step * group)
-            row += [f"{count:,}" for count in counts]
-            policy = name
-        table.add_row(*row)
-    return table
-
-
-def _placement(checked: Checked) -> RenderableType:
-    """Memory is what weights, gradients and optimizer need; activations and caches come on top."""
-    config, n = checked.config, checked.parameters
-    columns = ["processes", "CPUs each", "memory each"]
-    table = _table(f"Placement of a policy of {n:,} weights", ["role", "engine"], columns, ["at once"])
-    train = [stage for stage in config.stages.values() if isinstance(stage, TrainStage)]
-    reference = any(isinstance(stage, RlStage) and stage.algorithm.build().needs.logp_ref for stage in train)
-    tokens = max((stage.learner.micro_batch_tokens for stage in train), default=0)
-    learner = n * BYTES_PER_WEIGHT[config.learner.dtype] * ((4 if train else 1) + reference)
-    rollout = n * BYTES_PER_WEIGHT[config.rollout.dtype]
-    at_once = f"{tokens:,} tokens" if train else ""
-    table.add_row("learner", config.learner.engine, "1", f"{config.learner.cpus:g}", size(learner), at_once)
-    workers, at_once = str(config.rollout.workers), f"{config.rollout.max_rows:,} sequences"
-    table.add_row("rollout", config.rollout.engine, workers, f"{config.rollout.cpus:g}", size(rollout), at_once)
-    for rewards in panels(config):
-        table.add_row("judge", ", ".join(rewards.sources), str(rewards.workers), f"{rewards.cpus:g}", "", "")
-    cpus = config.learner.cpus + config.rollout.workers * config.rollout.cpus
-    cpus += max((rewards.workers * rewards.cpus for rewards in panels(config)), default=0)
-    together = Text(
-        f"At the same time {cpus:g} CPUs and {size(learner + config.rollout.workers * rollout)}, without activations "
-        f"and caches; here are {os.cpu_count()} CPUs and {size(psutil.virtual_memory().available)} free."
-    )
-    return Group(table, together, Text())
-
-
-def _sources(checked: Checked) -> Table:
-    table = _table("Reward sources", ["source", "kind"], ["weight"], ["on failure", "self-check", "stages"])
-    for rewards, cases in checked.cases:
-        stages = [name for name, stage in checked.config.stages.items() if _rewards(stage) == rewards]
-        for source, seat in rewards.sources.items():
-            tried = cases[source]
-            told = f"passed on {tried} tasks" if tried else "has none"
-            table.add_row(source, seat.kind, f"{seat.weight:g}", seat.on_failure, told, ", ".join(stages))
-    return table

@@ -59,6 +59,8 @@ def run(
 
     with console.status("checking data, model and reward sources"):
         checked = check(settings)
+    for warning in checked.warnings:
+        console.print(f"[yellow]warning[/] {warning}")
     rundir.check_free(run_dir, checked.disk_bytes)
     from pipeline import driver
 
@@ -103,7 +105,7 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     console = _console(False)
     settings = load_config(config, overrides or [])
     from pipeline.check import check as examine
-    from pipeline.check import shown
+    from pipeline.plan import shown
 
     with console.status("checking data, model and reward sources"):
         checked = examine(settings)

@@ -7,6 +7,7 @@ nor Ray.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from pipeline.sections import (
     Model,
     Optimizer,
     PathSeat,
+    Positive,
     Rewards,
     Rollout,
     Sampling,
@@ -88,6 +90,10 @@ class RlStage(TrainStage):
     """How completions are drawn."""
     max_staleness: Annotated[int, Ge(0)] = 0
     """Steps by which a rollout's weights may be older than the learner's; 0: synchronous."""
+    gap_warning: Positive = 0.05
+    """Warn once when learner's and rollout's log-probs are further apart than this, nats, mean over a step's tokens."""
+    gap_limit: Positive | None = None
+    """End the run when they are further apart than this."""
 
 
 class EvaluateStage(Knobs):
@@ -165,6 +171,43 @@ class Config(Knobs):
         for name, stage in self.stages.items():
             if isinstance(stage, RlStage) and stage.rollout.temperature == 0:
                 raise ValueError(f"stages.{name}.rollout.temperature: 0 draws nothing to learn from; expected above 0")
+            truncated = isinstance(stage, RlStage) and (stage.rollout.top_p < 1 or stage.rollout.top_k > 0)
+            if truncated and self.rollout.engine == "vllm":
+                # vLLM can tell log-probs before the temperature or after truncation; the learner needs those between.
+                raise ValueError(
+                    f"stages.{name}.rollout: top_p and top_k would make vLLM's log-probs others than the learner's; "
+                    "expected neither in a stage that learns (rollout.engine: torch can)"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _engine(self) -> Config:
+        if self.rollout.engine_args and self.rollout.engine != "vllm":
+            raise ValueError(f"rollout.engine_args: are vLLM's, and rollout.engine is {self.rollout.engine!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _placed(self) -> Config:
+        for key, section in (("learner", self.learner), ("rollout", self.rollout)):
+            if section.engine == "torch" and section.gpus > 1:
+                raise ValueError(f"{key}.gpus: {section.gpus}, expected 0 or 1: the torch engine runs on one device")
+        sizes = [self.rollout.engine_args.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline")]
+        if self.rollout.gpus and self.rollout.engine == "vllm" and math.prod(sizes) != self.rollout.gpus:
+            raise ValueError(
+                f"rollout.gpus: {self.rollout.gpus}, expected {math.prod(sizes)}: tensor_parallel_size times "
+                "pipeline_parallel_size of rollout.engine_args"
+            )
+        if self.cluster.placement == "split":
+            return self
+        if self.learner.gpus != self.rollout.gpus or self.rollout.gpus > 1:
+            found = f"learner.gpus {self.learner.gpus} and rollout.gpus {self.rollout.gpus}"
+            raise ValueError(f"cluster.placement: shared with {found}, expected both 0 or both 1; or split")
+        for name, stage in self.stages.items():
+            if isinstance(stage, RlStage) and stage.max_staleness:
+                raise ValueError(
+                    f"stages.{name}.max_staleness: {stage.max_staleness} with cluster.placement: shared, where learner "
+                    "and engines take turns, expected 0; or split"
+                )
         return self
 
     @model_validator(mode="after")

@@ -38,7 +38,9 @@ class Algorithm(Protocol):
     @property
     def updates_per_step(self) -> int: ...
 
-    def credit(self, samples: Sequence[Sample], signals: Sequence[Signals]) -> list[Credit]: ...
+    def credit(self, samples: Sequence[Sample], signals: Sequence[Signals]) -> tuple[list[Credit], dict[str, float]]:
+        """Credit for the samples to learn from, and the step's metrics of it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ async def train_step(run: Training, step: int) -> tuple[Batch, dict[str, float]]
     """One step through the rooms; returns what was learned from, and the step's metrics."""
     batch = await run.feed.take(step)
     signals, infer_s = await _infer(run, batch.samples)
-    credits_ = run.algorithm.credit(batch.samples, signals)
+    credits_, credit_metrics = run.algorithm.credit(batch.samples, signals)
     updates = plan(credits_, run.micro_batch_tokens, run.algorithm.updates_per_step)
     asked = time.perf_counter()
     report = await run.learner.update(updates)
@@ -85,6 +87,7 @@ async def train_step(run: Training, step: int) -> tuple[Batch, dict[str, float]]
     staleness = max((report.version - 1 - sample.version for sample in batch.samples), default=0)
     return batch, {
         **batch.metrics,
+        **credit_metrics,
         **report.metrics,
         **({"policy/staleness_max": float(staleness)} if run.transport else {}),
         "learner/samples": float(len(credits_)),

@@ -6,22 +6,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rewards.types import ScoredGroup
+from rewards.types import Score, ScoredGroup
 
 
 def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     """Rewards, failures and lengths of a step's groups. A mean over nothing is left out, never 0."""
     verdicts = [verdict for scored in groups for verdict in scored.verdicts]
     rewards = np.array([v.reward for v in verdicts if v.reward is not None])
+    rollouts = [rollout for scored in groups for rollout in scored.group.rollouts]
+    asked = [verdict for verdict, rollout in zip(verdicts, rollouts, strict=True) if not rollout.failure]
     out = {
+        "rollout/failed": 1 - len(asked) / len(rollouts),
         "reward/failed": 1 - len(rewards) / len(verdicts),
         "reward/groups_without_signal": float(np.mean([_without_signal(scored) for scored in groups])),
     }
     if len(rewards):
         out |= {"reward/mean": float(rewards.mean()), "reward/std": float(rewards.std())}
-    for name in verdicts[0].scores:
-        out |= _source_metrics(name, groups)
-    turns = [rollout.turns[-1] for scored in groups for rollout in scored.group.rollouts if rollout.turns]
+    # A judge that died has no scores at all; a rollout that failed by itself no source was asked about.
+    for name in dict.fromkeys(name for verdict in asked for name in verdict.scores):
+        out |= _source_metrics(name, [verdict.scores[name] for verdict in asked if name in verdict.scores])
+    turns = [rollout.turns[-1] for rollout in rollouts if rollout.turns]
     if turns:
         out["rollout/tokens_mean"] = float(np.mean([len(turn.completion_ids) for turn in turns]))
         out["rollout/truncated"] = float(np.mean([turn.stop == "length" for turn in turns]))
@@ -33,8 +37,7 @@ def _without_signal(scored: ScoredGroup) -> bool:
     return len(set(rewards)) < 2
 
 
-def _source_metrics(name: str, groups: Sequence[ScoredGroup]) -> dict[str, float]:
-    scores = [verdict.scores[name] for scored in groups for verdict in scored.verdicts]
+def _source_metrics(name: str, scores: Sequence[Score]) -> dict[str, float]:
     values = [score.value for score in scores if score.value is not None]
     prefix = f"reward/source/{name}"
     out = {

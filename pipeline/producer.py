@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pipeline.buffer import Buffer
 from rewards.errors import RunFailed
 from rewards.types import Task
+from workers.messages import Generated
 from workers.ports import Judges, Rollouts
-from workers.types import Generated, Judged, Request, Sampling
+from workers.types import Judged, Request, Sampling
 
 
 @dataclass

@@ -19,6 +19,7 @@ from rewards.panel import OnFailure
 from workers.models import ModelInit
 
 Count = Annotated[int, Gt(0)]
+Gpus = Annotated[int, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 
@@ -60,6 +61,8 @@ class Cluster(Knobs):
     """A running Ray cluster; without one, Ray is started here for the length of the run."""
     cpus: Count | None = None
     """CPUs that the Ray started here may use; default: all of the machine's."""
+    placement: Literal["split", "shared"] = "split"
+    """split: learner and rollout workers have devices of their own; shared: they take turns, and one sleeps."""
     timeout_s: Positive = 600.0
     """How long any answer from another process may take before the run ends with that process's name."""
 
@@ -77,17 +80,27 @@ class Sampling(Knobs):
     """Draw from the k likeliest tokens; 0: from all."""
     stop: tuple[str, ...] = ()
     """Strings that end a completion; the end-of-sequence tokens always do."""
+    max_prompt_tokens: Count | None = None
+    """Tokens a prompt may have; default: as many as the engine takes."""
+    long_prompts: Literal["drop", "refuse"] = "drop"
+    """A longer prompt: drop it (its rollouts count as failed), or refuse to go on."""
 
 
 class Rollout(Sampling):
     """Rollout workers and how they sample."""
 
-    engine: Literal["torch"] = "torch"
+    engine: Literal["torch", "vllm"] = "torch"
     """What generates."""
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of vLLM's, by its own names."""
+    pause: Literal["keep", "wait", "abort"] = "keep"
+    """What sequences in flight do when new weights come: go on with them, finish first, or begin anew."""
     workers: Count = 1
     """Rollout processes."""
     cpus: Positive = 1.0
     """CPUs of each; also its number of threads."""
+    gpus: Gpus = 0
+    """GPUs of each; 0: it generates on the CPU."""
     max_rows: Count = 256
     """Sequences that one worker generates at once."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -122,6 +135,8 @@ class Learner(Optimizer):
     """What computes gradients."""
     cpus: Positive = 1.0
     """CPUs of the learner; also its number of threads."""
+    gpus: Gpus = 0
+    """GPUs of the learner; 0: it learns on the CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the weights."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from pipeline.config import Config, EvaluateStage, RlStage, SftStage, TrainStage
 from pipeline.evaluate import evaluate
 from pipeline.failures import FailureBudget
 from pipeline.feeds import Batch, OfflineFeed, OnlineFeed
+from pipeline.gap import GapRule
 from pipeline.loop import Algorithm, Training, train
 from pipeline.producer import Producer
 from pipeline.progress import Progress
@@ -28,25 +29,50 @@ EVALUATION_SAMPLES = 32
 
 @dataclass
 class Recorder:
-    """Where a stage's numbers go, and who hears that a step is done (for the next checkpoint)."""
+    """Where a stage's numbers go, and who hears that a step is done (for the next checkpoint).
+
+    restarts  the rollout workers' list of who was replaced and why; it grows, and its first `told` lines are on file
+    """
 
     config: Config
     store: RunStore
     progress: Progress
     stepped: Callable[[str, int, list[str | None]], Awaitable[float]]
     last: dict[str, float]
+    restarts: Sequence[str]
+    told: int = 0
 
     async def step(
-        self, stage: str, budget: FailureBudget | None, step: int, batch: Batch, metrics: dict[str, float]
+        self,
+        stage: str,
+        budget: FailureBudget | None,
+        gap: GapRule | None,
+        step: int,
+        batch: Batch,
+        metrics: dict[str, float],
     ) -> float:
         """After each step of a stage that learns; the seconds a checkpoint took."""
+        replaced = self.replaced(stage)
+        if budget is not None:
+            metrics = {**metrics, "rollout/restarts": float(replaced)}
         self.last = metrics
         self.store.metrics(stage, step, metrics)
         rows = sample_rows(stage, step, batch.groups, self.config.tracking.samples_per_step)
         if rows:
             self.store.samples(rows)
         self.progress.step(step, metrics)
+        if gap and (warning := gap.check(step, metrics)):
+            self.store.event("warning", warning, stage)
+            self.progress.note(f"{stage}: {warning}")
         return await self.stepped(stage, step + 1, list(budget.reasons) if budget else [])
+
+    def replaced(self, stage: str) -> int:
+        """How many rollout workers were replaced since it was last asked; each is an event of the run."""
+        lines = self.restarts[self.told :]
+        for line in lines:
+            self.store.event("rollout_restarted", f"{line}; a fresh worker took its name", stage)
+        self.told += len(lines)
+        return len(lines)
 
 
 @dataclass(frozen=True)
@@ -63,11 +89,14 @@ async def run_stage(
 ) -> dict[str, Any]:
     """Do the stage; its results for the summary."""
     stage = hands.config.stages[name]
-    if isinstance(stage, EvaluateStage):
-        return await _evaluate(name, stage, hands, tasks, recorder)
-    if isinstance(stage, SftStage):
-        return await _sft(name, stage, hands, tasks, recorder, resumed)
-    return await _rl(name, stage, hands, tasks, recorder, resumed)
+    try:
+        if isinstance(stage, EvaluateStage):
+            return await _evaluate(name, stage, hands, tasks, recorder)
+        if isinstance(stage, SftStage):
+            return await _sft(name, stage, hands, tasks, recorder, resumed)
+        return await _rl(name, stage, hands, tasks, recorder, resumed)
+    finally:
+        recorder.replaced(name)
 
 
 async def _evaluate(
@@ -113,7 +142,7 @@ async def _sft(
     algorithm = Sft()
     start = await _begin(stage, algorithm, 1.0, hands, resumed)
     feed = OfflineFeed(_task_at(hands.config, name, tasks), hands.rollouts, stage.groups_per_step)
-    after = partial(recorder.step, name, None)
+    after = partial(recorder.step, name, None, None)
     await train(
         Training(algorithm, feed, hands.learner, None, stage.learner.micro_batch_tokens, stage.steps, after), start
     )
@@ -142,7 +171,8 @@ async def _rl(
         end,
     )
     feed = OnlineFeed(buffer, producer, wave, budget)
-    after = partial(recorder.step, name, budget)
+    gap = GapRule(name, stage.gap_warning, stage.gap_limit)
+    after = partial(recorder.step, name, budget, gap)
     training = Training(
         algorithm, feed, hands.learner, hands.transport, stage.learner.micro_batch_tokens, stage.steps, after
     )

@@ -43,5 +43,5 @@ def _told(score: Score) -> str:
 def _written(case: Case) -> Group:
     """The two answers as if a policy had written them; there are no tokens."""
     none = np.zeros(0, np.int32)
-    turns = (Turn(none, none, np.zeros(0, np.float32), text, "stop", 0) for text in (case.gold, case.foil))
+    turns = (Turn(none, none, np.zeros(0, np.float32), text, "stop", ((0, 0),)) for text in (case.gold, case.foil))
     return Group(0, case.task, tuple(Rollout(i, (turn,)) for i, turn in enumerate(turns)))

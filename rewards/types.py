@@ -53,7 +53,7 @@ class Failure:
     """Why there is no number (or no rollout).
 
     border  where it was caught: "rollout", "source:NAME" or "judge"
-    kind    "timeout", "error", "died", "abstained" or "malformed"
+    kind    "timeout", "error", "died", "abstained", "malformed" or "long_prompt"
     detail  one line for a person
     """
 
@@ -74,7 +74,7 @@ class Turn:
     logprobs        f32[C], of the sampled tokens under the untruncated policy at the sampling temperature
     text            the completion decoded, without special tokens and without the stop string
     stop            "stop" (stop token or string) or "length"
-    version         the oldest weights that wrote any of its tokens
+    versions        which weights wrote which tokens: (first token, version) of each span, in order
     """
 
     prompt_ids: np.ndarray
@@ -82,25 +82,12 @@ class Turn:
     logprobs: np.ndarray
     text: str
     stop: str
-    version: int
+    versions: tuple[tuple[int, int], ...]
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        prompt, completion = _lean(self.prompt_ids, np.int32), _lean(self.completion_ids, np.int32)
-        return _turn, (prompt, completion, _lean(self.logprobs, np.float32), self.text, self.stop, self.version)
-
-
-# Larger arrays travel beside the pickle, without a copy; for smaller ones that costs more than the copy.
-LEAN_BYTES = 4096
-
-
-def _lean(array: np.ndarray, dtype: type) -> np.ndarray | bytes:
-    return array.astype(dtype, copy=False).tobytes() if array.nbytes <= LEAN_BYTES else array
-
-
-def _turn(prompt: Any, completion: Any, logprobs: Any, text: str, stop: str, version: int) -> Turn:
-    prompt, completion = (np.frombuffer(x, np.int32) if isinstance(x, bytes) else x for x in (prompt, completion))
-    logprobs = np.frombuffer(logprobs, np.float32) if isinstance(logprobs, bytes) else logprobs
-    return Turn(prompt, completion, logprobs, text, stop, version)
+    @property
+    def version(self) -> int:
+        """The oldest weights that wrote any of its tokens."""
+        return min(version for _, version in self.versions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +97,6 @@ class Rollout:
     index: int
     turns: tuple[Turn, ...]
     failure: Failure | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Rollout, (self.index, self.turns, self.failure)
 
     @property
     def text(self) -> str:

@@ -48,5 +48,5 @@ def _rollout(index: int, text: str | None) -> Rollout:
     if text is None:
         return Rollout(index, (), Failure("rollout", "died", "the engine went away"))
     n = len(text)
-    turn = Turn(np.zeros(2, np.int32), np.arange(n, dtype=np.int32), np.zeros(n, np.float32), text, "stop", 0)
+    turn = Turn(np.zeros(2, np.int32), np.arange(n, dtype=np.int32), np.zeros(n, np.float32), text, "stop", ((0, 0),))
     return Rollout(index, (turn,))

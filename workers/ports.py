@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from rewards.types import Group, Task
+from workers.messages import Generated
 from workers.types import (
     Completion,
-    Generated,
     Judged,
     MicroBatch,
     Needs,
@@ -38,7 +38,18 @@ class Engine(Protocol):
         ...
 
     async def load(self, weights: Published) -> None:
-        """Take over new weights; tokens drawn afterwards carry their version."""
+        """Take over new weights; tokens drawn afterwards carry their version.
+
+        Raises `ValueError`, and keeps the old weights, where they do not fit; `RunFailed` where what it then holds is
+        not what was published (see `workers.weights.proof`).
+        """
+        ...
+
+    async def sleep(self) -> None:
+        """Give the device's memory back, weights included, until `load` brings new ones.
+
+        Raises `RunFailed` where sequences are in flight; so does `generate`, until then.
+        """
         ...
 
     async def close(self) -> None: ...

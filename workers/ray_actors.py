@@ -10,7 +10,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a w
 
 import ray
 import ray.exceptions
+from ray.util import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rewards.errors import RunFailed
 from rewards.failures import one_line
@@ -34,6 +36,14 @@ class Stalled(RunFailed):
 
 class Died(RunFailed):
     """A worker's process is gone."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """CPUs and GPUs of one node, reserved: bundle `index` of a placement group."""
+
+    group: Any
+    index: int
 
 
 @dataclass(frozen=True)
@@ -60,16 +70,40 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
+async def reserve(bundles: Sequence[Mapping[str, float]], timeout_s: float) -> list[Bundle]:
+    """Reserve all of them at once, on as few nodes as possible.
+
+    Raises `Stalled`, with what the cluster has, where they are not to be had in time.
+    """
+    asked = [{kind: amount for kind, amount in bundle.items() if amount} for bundle in bundles]
+    group = placement_group(asked, strategy="PACK")
+    if not await asyncio.to_thread(group.wait, timeout_s):
+        wanted = ", ".join(" + ".join(f"{amount:g} {kind}" for kind, amount in bundle.items()) for bundle in asked)
+        all_, free = ray.cluster_resources(), ray.available_resources()
+        has = " and ".join(f"{all_.get(kind, 0):g} {kind} ({free.get(kind, 0):g} free)" for kind in ("CPU", "GPU"))
+        raise Stalled(f"the cluster had no room for the run in {timeout_s:g} s: it asks for {wanted}; there are {has}")
+    return [Bundle(group, i) for i in range(len(asked))]
+
+
+def release(bundles: Sequence[Bundle]) -> None:
+    """Give the bundles of one `reserve` back; what still runs in them ends."""
+    remove_placement_group(bundles[0].group)
+
+
 def start_actor(
     cls: type,
     *args: Any,
     name: str,
     cpus: float,
     gpus: float = 0.0,
+    bundle: Bundle | None = None,
+    share: float = 1.0,
     env: Mapping[str, str] | None = None,
     **kwargs: Any,
 ) -> Actor:
     """A worker process that holds `cls(*args, **kwargs)`, with as many threads as it has CPUs (one at least).
+
+    `bundle` is where it starts; `share` the part of its CPUs and GPUs that Ray is told of, where it takes turns.
 
     Returns at once; `ready` waits for it. What can be refused belongs into a method, not into the constructor:
     an error there comes out as `Died`. The driver's import paths and current directory are the worker's too.
@@ -80,7 +114,13 @@ def start_actor(
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads),
         **(env or {}),
     }
-    remote = ray.remote(cls).options(num_cpus=cpus, num_gpus=gpus, runtime_env={"env_vars": variables})
+    where = PlacementGroupSchedulingStrategy(bundle.group, bundle.index) if bundle else "DEFAULT"
+    remote = ray.remote(cls).options(
+        num_cpus=cpus * share,
+        num_gpus=gpus * share,
+        scheduling_strategy=where,
+        runtime_env={"env_vars": variables},
+    )
     return Actor(name, remote.remote(*args, **kwargs), cpus, gpus)
 
 

@@ -10,21 +10,22 @@ Log-probs travel in float32; the log-prob at own token t is that of ids[t] given
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rewards.types import Group, ScoredGroup, Task, Verdict
+from rewards.types import ScoredGroup, Task
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to draw a completion. `temperature` 0 takes the likeliest token.
 
-    seed  the run's named stream; each sample draws from (seed, group, index), whatever else is in the batch
+    seed               the run's named stream; each sample draws from (seed, group, index) alone
+    max_prompt_tokens  what a longer prompt comes to is `long_prompts`: "drop" (its rollouts are failures, nothing is
+                       generated) or "refuse" (the run ends)
     """
 
     max_new_tokens: int
@@ -33,6 +34,8 @@ class Sampling:
     top_k: int = 0
     stop: tuple[str, ...] = ()
     seed: int = 0
+    max_prompt_tokens: int | None = None
+    long_prompts: str = "drop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,57 +60,18 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One of an engine's n answers to a prompt. `ids` i32[C], `logprobs` f32[C] at the sampling temperature."""
+    """One of an engine's n answers to a prompt.
+
+    ids       i32[C]
+    logprobs  f32[C], at the sampling temperature
+    stop      "stop" (stop token or string) or "length"
+    versions  (first token, version) of each span that the same weights wrote, in order
+    """
 
     ids: np.ndarray
     logprobs: np.ndarray
     stop: str
-    version: int
-
-
-class Parcel:
-    """A record that is pickled whole, in C: Ray's own pickler goes through Python for every object inside."""
-
-    __slots__ = ()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        values = tuple(getattr(self, field.name) for field in fields(self))  # pyright: ignore[reportArgumentType]
-        return _opened, (type(self), pickle.dumps(values, 5))
-
-
-def _opened(cls: type, data: bytes) -> Any:
-    return cls(*pickle.loads(data))
-
-
-@dataclass(frozen=True, slots=True)
-class Wave(Parcel):
-    """Requests that are handed to a rollout worker together."""
-
-    requests: tuple[Request, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Lot(Parcel):
-    """Groups that are handed to a judge together."""
-
-    groups: tuple[Group, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdicts(Parcel):
-    """A judge's answer to a lot: each group's verdicts, and the seconds it took."""
-
-    verdicts: tuple[tuple[Verdict, ...], ...]
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Generated(Parcel):
-    """Groups that a rollout worker finished together, and the seconds it generated since it last handed some over."""
-
-    groups: tuple[Group, ...]
-    seconds: float
-    who: str
+    versions: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,11 +219,25 @@ class Mean:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """What the learner makes of a few tokens: `ids` i32[K], and f32[K - 1] the log-probs of all but the first."""
+
+    ids: np.ndarray
+    logprobs: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
-    """Weights as they stand in shared memory: `arrays[name]` is the parameter (bfloat16 as its uint16 bits)."""
+    """Weights as they stand in shared memory, and how whoever takes them over can prove that it did.
+
+    arrays    by name, each parameter (bfloat16 as its uint16 bits)
+    checksum  the sum of all their bits, see `workers.weights.proof`
+    """
 
     version: int
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray]
+    checksum: int
+    probe: Probe
 
 
 def add_means(parts: Sequence[Mapping[str, Mean]]) -> dict[str, Mean]:

@@ -6,20 +6,23 @@
 What differs from the paper: the mean is taken over all tokens of the update (`aggregate: token`, as DAPO, TRL and
 verl default to) unless `aggregate: sequence` asks for the paper's mean over each response first; the KL term is off
 by default; groups whose rewards are all equal carry no signal and are left out of the update.
-The behaviour policy's log-probs are the rollout's own, so stale rollouts are corrected without a further forward
-pass; with several updates per step the learner recomputes them, because engines round differently.
+rho_t is taken against the rollout's own log-probs, so stale rollouts are corrected, within the clip, without a further
+forward pass. With several updates per step the learner recomputes them, because engines round differently; rho_t then
+holds those updates alone, and neither rounding nor staleness. `correction` puts that back as a weight on each token,
+and recomputes them at one update per step, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
 
+from pipeline.algorithms.correction import Correction
 from pipeline.algorithms.estimators import KlEstimator, group_relative, kl
 from pipeline.algorithms.losses import ClippedSurrogate, KlPenalty
 from workers.ports import LossFn
@@ -39,6 +42,7 @@ class Grpo:
     kl_coefficient    weight of the KL to the policy that the stage started from; 0 needs no reference
     kl_estimator      k1, k2 or k3 (in the loss, k1 pulls nowhere on average: see `KlPenalty`)
     kl_in             add it to the loss, or subtract it from the reward (per response, before the group's mean)
+    correction        importance weights for tokens of another policy: stale rollouts, engines that round differently
     """
 
     group_size: Annotated[int, Ge(2)] = 8
@@ -50,11 +54,13 @@ class Grpo:
     kl_coefficient: Annotated[float, Ge(0)] = 0.0
     kl_estimator: KlEstimator = "k3"
     kl_in: Literal["loss", "reward"] = "loss"
+    correction: Correction = field(default_factory=Correction)
 
     @property
     def needs(self) -> Needs:
         in_reward = self.kl_coefficient > 0 and self.kl_in == "reward"
-        return Needs(logp_old=self.updates_per_step > 1 or in_reward, logp_ref=self.kl_coefficient > 0)
+        recomputed = self.updates_per_step > 1 or in_reward or bool(self.correction)
+        return Needs(logp_old=recomputed, logp_ref=self.kl_coefficient > 0)
 
     @property
     def losses(self) -> Sequence[LossFn]:
@@ -63,8 +69,8 @@ class Grpo:
             return surrogate, KlPenalty(self.kl_coefficient, self.kl_estimator)
         return (surrogate,)
 
-    def credit(self, samples: Sequence[Sample], signals: Sequence[Signals]) -> list[Credit]:
-        """Credit for the samples of every group whose rewards differ."""
+    def credit(self, samples: Sequence[Sample], signals: Sequence[Signals]) -> tuple[list[Credit], dict[str, float]]:
+        """Credit for the samples of every group whose rewards differ, and the correction's metrics."""
         out: list[Credit] = []
         for _, members in groupby(zip(samples, signals, strict=True), key=lambda pair: pair[0].group):
             pairs = list(members)
@@ -73,7 +79,7 @@ class Grpo:
                 continue
             for advantage, (sample, signal) in zip(group_relative(rewards, self.scale), pairs, strict=True):
                 out.append(self._credit(sample, signal, advantage))
-        return out
+        return self.correction.apply(out)
 
     def _reward(self, sample: Sample, signals: Signals) -> float:
         assert sample.reward is not None

@@ -19,7 +19,8 @@ Metrics = Mapping[str, tuple[Any, Any]]
 class ClippedSurrogate:
     """-min(rho A, clip(rho, 1 - low, 1 + high) A) with rho = pi / pi_old: PPO (arXiv 1707.06347), eq. 7.
 
-    `low` and `high` differ in DAPO's clip-higher (arXiv 2503.14476), eq. 10.
+    `low` and `high` differ in DAPO's clip-higher (arXiv 2503.14476), eq. 10. With the learner's own pi_old, and a
+    `Correction` in the weights, this is the decoupled PPO loss.
     """
 
     low: float

@@ -26,10 +26,11 @@ class Sft:
     def losses(self) -> Sequence[LossFn]:
         return (NegativeLogLikelihood(),)
 
-    def credit(self, samples: Sequence[Sample], signals: Sequence[Signals]) -> list[Credit]:
+    def credit(self, samples: Sequence[Sample], signals: Sequence[Signals]) -> tuple[list[Credit], dict[str, float]]:
         """Every own token counts the same."""
-        return [
+        credits_ = [
             Credit(sample, signal, np.zeros(own, np.float32), np.ones(own, np.float32), float(own))
             for sample, signal in zip(samples, signals, strict=True)
             if (own := int(sample.mask.sum()))
         ]
+        return credits_, {}

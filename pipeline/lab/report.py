@@ -20,6 +20,7 @@ from pipeline.stores.files import read_jsonl, spread
 
 MAX_SAMPLES = 600
 MAX_SAMPLE_BYTES = 3_000_000  # of text, over all samples shown
+PROBLEMS = ("warning", "failed", "judge_restarted", "rollout_restarted")  # the kinds of events to be shown
 MAX_TEXT = 4000  # characters of one prompt, completion, reference or explanation
 
 
@@ -95,7 +96,7 @@ def write_report(run_dir: Path) -> Path:
         strip=_strip(run),
         sections=sections,
         tables={name: charts.table(found) for name, found in run.curves.items()},
-        problems=[event for event in run.events if event["kind"] in ("warning", "failed", "judge_restarted")],
+        problems=[event for event in run.events if event["kind"] in PROBLEMS],
         start=min((event["time"] for event in run.events), default=0.0),
         sample_count=len(run.samples),
         shown_text=f"{len(shown):,}"

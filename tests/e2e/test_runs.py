@@ -1,4 +1,4 @@
-"""Whole runs through real actors: what a finished one leaves, an asynchronous one, one whose worker is killed."""
+"""Whole runs through real actors: what a finished one leaves, an asynchronous one, and those with a worker killed."""
 
 from __future__ import annotations
 
@@ -58,9 +58,8 @@ def test_asynchronous_with_two_rollout_workers(tmp_path):
     assert max(ages) >= 1  # it does run ahead
 
 
-def test_a_killed_rollout_worker_ends_the_run_with_its_name_and_the_run_resumes(tmp_path):
-    config, run_dir = write_config(tmp_path), tmp_path / "run"
-    command = [ASSAY, "run", config, "--run-dir", run_dir, "stages.rl.steps=2000", "stages.rl.groups_per_step=32"]
+def kill_one(command, run_dir, kind):
+    """Start a run and SIGKILL one of its workers of this kind once RL is under way; the driver's child process."""
     child = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 200
@@ -68,13 +67,45 @@ def test_a_killed_rollout_worker_ends_the_run_with_its_name_and_the_run_resumes(
             assert child.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         family = psutil.Process(child.pid).children(recursive=True)
-        [worker] = [p for p in family if p.is_running() and "RolloutWorker" in " ".join(p.cmdline())]
-        os.kill(worker.pid, signal.SIGKILL)
+        workers = [p for p in family if p.is_running() and kind in " ".join(p.cmdline())]
+        os.kill(workers[0].pid, signal.SIGKILL)
         _, stderr = child.communicate(timeout=120)
     finally:
         child.kill()
-    assert child.returncode == 1
+    return child.returncode, stderr
+
+
+def test_a_killed_learner_ends_the_run_with_its_name(tmp_path):
+    config, run_dir = write_config(tmp_path), tmp_path / "run"
+    command = [ASSAY, "run", config, "--run-dir", run_dir, "stages.rl.steps=2000", "stages.rl.groups_per_step=32"]
+    status, stderr = kill_one(command, run_dir, "LearnerWorker")
+    assert status == 1
     lines = [line for line in stderr.splitlines() if line.startswith("assay: ")]
-    assert len(lines) == 1 and "rollout-0 died" in lines[0] and "Traceback" not in stderr
+    assert len(lines) == 1 and "learner died" in lines[0] and "Traceback" not in stderr
     assert json.loads((run_dir / "summary.json").read_text())["status"] == "failed"
     assert (run_dir / "error.txt").exists() and (run_dir / "report.html").exists()
+
+
+@pytest.mark.parametrize(("engine", "workers"), [("torch", 1), ("torch", 2), ("vllm", 1)])
+def test_a_run_outlives_a_killed_rollout_worker(tmp_path, engine, workers):
+    config, run_dir = write_config(tmp_path), tmp_path / "run"
+    command = [ASSAY, "run", config, "--run-dir", run_dir, "stages.rl.steps=30", "stages.rl.groups_per_step=16"]
+    if engine == "vllm":  # its kernels want heads of 32
+        command += ["rollout.engine=vllm", "rollout.engine_args={max_model_len: 64}", "model.init.config.head_dim=32"]
+    status, stderr = kill_one(
+        [*command, f"rollout.workers={workers}", f"stages.rl.max_staleness={workers - 1}"], run_dir, "RolloutWorker"
+    )
+    assert status == 0, stderr
+    rows = [row for row in metric_rows(run_dir) if row["stage"] == "rl"]
+    assert [row["step"] for row in rows] == list(range(30))
+    steps = [row["metrics"] for row in rows]
+    assert sum(step["rollout/restarts"] for step in steps) == 1
+    assert {step["reward/failed"] for step in steps} == {0.0}
+    assert max(step["policy/staleness_max"] for step in steps) <= workers - 1
+    if workers == 1:  # always in step: what the fresh worker writes with is what the learner holds
+        gaps = [step["policy/logprob_gap_max"] for step in steps if "policy/logprob_gap_max" in step]
+        assert gaps and max(gaps) < 1e-4
+    events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+    (event,) = [event for event in events if event["kind"] == "rollout_restarted"]
+    assert event["text"].startswith("rollout-") and " died: " in event["text"] and event["stage"] == "rl"
+    assert event["text"] in (run_dir / "report.html").read_text()

@@ -24,7 +24,8 @@ BORDERS = {
     "workers/judging/toolbox.py:_run": "in a helper process: what a judge's function raises",
     "workers/judging/toolbox.py:_failed": "in a helper process: an error that can't be pickled",
     "workers/rollout/pool.py:_pump": "from a rollout worker: carried over to the consumer",
-    "workers/rollout/torch_engine.py:_serve": "a broken engine answers all that wait for it",
+    "workers/rollout/served.py:_border": "a broken engine answers all that wait for it",
+    "workers/rollout/served.py:_serve": "a core that can't be made is told to its maker",
 }
 
 

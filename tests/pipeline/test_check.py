@@ -7,8 +7,9 @@ import yaml
 from rich.console import Console
 from tiny_run import TINY
 
-from pipeline.check import check, shown
+from pipeline.check import check
 from pipeline.config import parse_config
+from pipeline.plan import shown
 from rewards.errors import Refused
 
 
@@ -54,9 +55,11 @@ def test_the_plan_counts_weights_memory_and_disk(checked):
     assert checked.parameters == 2 * layer + (len(characters) + 3) * 32 + 32
     text = plan(checked, 100)
     # weights, gradients, two moments, and the reference that the KL needs: 5 times 4 bytes
+    assert checked.needs.learner.held == 20 * checked.parameters
     assert f"{20 * checked.parameters / 1000:.0f} kB" in row_text(text, "learner")
     assert f"{4 * checked.parameters / 1000:.0f} kB" in row_text(text, "rollout")
-    assert checked.disk_bytes == 200_000_000 + 4 * checked.parameters * (3 * 3 + 2)
+    # A checkpoint: weights, two moments, reference; three of them, the first policy and the last.
+    assert checked.disk_bytes == 200_000_000 + 4 * checked.parameters * (4 * 3 + 2)
 
 
 def row_text(text, first):
@@ -68,7 +71,7 @@ def test_policies_that_stages_start_from_take_disk_and_are_shown():
     stages["again"] = {"kind": "evaluate", "start": "warm_start"}
     stages["more"] = {**stages["rl"], "start": "warm_start"}
     found = check(config(stages=stages))
-    assert found.disk_bytes == 200_000_000 + 4 * found.parameters * (3 * 3 + 2 + 1)
+    assert found.disk_bytes == 200_000_000 + 4 * found.parameters * (4 * 3 + 2 + 1)
     text = plan(found, 100)
     assert row(text, "again")[2] == row(text, "more")[2] == "warm_start"
 

@@ -110,3 +110,32 @@ def test_a_config_cant_be_changed():
     assert isinstance(config, Config)
     with pytest.raises(Exception, match="frozen"):
         config.seed = 4  # pyright: ignore
+
+
+SHARED = {"cluster": {"placement": "shared"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"learner": {"gpus": 2}}, r"learner\.gpus: 2, expected 0 or 1: the torch engine runs on one device"),
+        ({"rollout": {"gpus": 2}}, r"rollout\.gpus: 2, expected 0 or 1"),
+        ({"rollout": {"gpus": 1}} | SHARED, r"cluster\.placement: shared with learner\.gpus 0 and rollout\.gpus 1"),
+        (
+            {"rollout": {"gpus": 4, "engine": "vllm", "engine_args": {"tensor_parallel_size": 2}}},
+            r"rollout\.gpus: 4, expected 2: tensor_parallel_size times pipeline_parallel_size",
+        ),
+    ],
+)
+def test_devices_that_no_placement_has(changes, line):
+    data = yaml.safe_load(TINY)
+    with pytest.raises(Refused, match=line):
+        parse_config({**data, **{key: data.get(key, {}) | value for key, value in changes.items()}}, "tiny.yaml")
+
+
+def test_who_takes_turns_cannot_run_ahead():
+    data = yaml.safe_load(TINY) | SHARED
+    parse_config(data, "tiny.yaml")
+    data["stages"]["rl"]["max_staleness"] = 1
+    with pytest.raises(Refused, match=r"stages\.rl\.max_staleness: 1 with cluster\.placement: shared, .* expected 0"):
+        parse_config(data, "tiny.yaml")

@@ -18,7 +18,7 @@ from workers.types import Sampling
 def scored(rewards, costs=None):
     import numpy as np
 
-    turn = Turn(np.zeros(1, np.int32), np.zeros(5, np.int32), np.zeros(5, np.float32), "", "length", 0)
+    turn = Turn(np.zeros(1, np.int32), np.zeros(5, np.int32), np.zeros(5, np.float32), "", "length", ((0, 0),))
     failure = Failure("source:s", "timeout", "slow")
     verdicts = tuple(
         Verdict(r, {"s": Score(r, cost=c)})

@@ -13,7 +13,7 @@ SILENT = Failure("source:math", "timeout", "no answer")
 
 def turn(prompt, completion, version=0):
     logprobs = -np.array(completion, np.float32) / 10
-    return Turn(np.array(prompt, np.int32), np.array(completion, np.int32), logprobs, "", "stop", version)
+    return Turn(np.array(prompt, np.int32), np.array(completion, np.int32), logprobs, "", "stop", ((0, version),))
 
 
 def scored(id, rollouts, verdicts):

@@ -22,7 +22,7 @@ def test_agrees_with_the_labels(data_dir):
         reference = row["ground_truth"].rpartition("A:")[2].strip()
         task = Task(f"gsm8k-{i}", (Message("user", row["question"]),), reference)
         texts = [row[model]["solution"] for model in MODELS]
-        turns = [Turn(none, none, np.zeros(0, np.float32), text, "stop", 0) for text in texts]
+        turns = [Turn(none, none, np.zeros(0, np.float32), text, "stop", ((0, 0),)) for text in texts]
         groups.append(Group(i, task, tuple(Rollout(k, (turn,)) for k, turn in enumerate(turns))))
         labels.append([row[model]["is_correct"] for model in MODELS])
 

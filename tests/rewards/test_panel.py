@@ -142,7 +142,7 @@ POLICY = st.sampled_from(["mask", "drop_group", "substitute"])
 @settings(max_examples=60, deadline=None)
 def test_order_of_rollouts_and_seats_does_not_matter(texts, first, second, random):
     none = np.zeros(0, np.int32)
-    turns = [Turn(none, none, np.zeros(0, np.float32), text, "stop", 0) for text in texts]
+    turns = [Turn(none, none, np.zeros(0, np.float32), text, "stop", ((0, 0),)) for text in texts]
     group = Group(0, Task("t", (Message("user", "?"),)), tuple(Rollout(i, (t,)) for i, t in enumerate(turns)))
     seats = (
         Seat("a", Scripted(), 0.5, on_failure=first, substitute=7.0),

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rewards.types import Failure, Group, Message, Rollout, Score, ScoredGroup, Task, Turn, Verdict
-from workers.types import Generated, Judged, MicroBatch, Needs, Plan, Request, StepReport
+from workers.messages import Generated
+from workers.types import Judged, MicroBatch, Needs, Plan, Request, StepReport
 
 
 def task(i: int) -> Task:
@@ -20,7 +21,7 @@ def group(request: Request, version: int = 0) -> Group:
     """n rollouts of two tokens each."""
     prompt, logprobs = np.array([1, 2], np.int32), np.full(2, -0.5, np.float32)
     rollouts = tuple(
-        Rollout(i, (Turn(prompt, np.array([3, 4 + i], np.int32), logprobs, "x", "stop", version),))
+        Rollout(i, (Turn(prompt, np.array([3, 4 + i], np.int32), logprobs, "x", "stop", ((0, version),)),))
         for i in range(request.n)
     )
     return Group(request.group_id, request.task, rollouts)

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rewards.panel import Panel
 from rewards.types import Failure, Group, ScoredGroup, Verdict
 from workers.judging.worker import GROUPS_PER_HELPER, JudgeWorker
+from workers.messages import Lot
 from workers.ray_actors import Actor, Died, Stalled, call, kill, ready, start_actor
-from workers.types import Judged, Lot
+from workers.types import Judged
 
 START_S = 120.0
 LOTS_PER_JUDGE = 2  # so that a judge that is done early can take over from one that is not
@@ -39,11 +40,15 @@ class JudgePool:
 
     workers    judge processes; `cpus` of Ray's logical CPUs for each, and as many helper processes (one at least)
     timeout_s  seconds a judge may take for one group; choose it above what its seats' limits and retries add up to
+    start      starts a judge where it is to sit (see `workers.placement`)
     restarts   judges that had to be replaced so far
     """
 
-    def __init__(self, panel: Panel, workers: int, cpus: float, timeout_s: float) -> None:
+    def __init__(
+        self, panel: Panel, workers: int, cpus: float, timeout_s: float, start: Callable[..., Actor] = start_actor
+    ) -> None:
         self._panel, self._workers, self._cpus, self._timeout_s = panel, workers, cpus, timeout_s
+        self._start_actor = start
         self._helpers = max(1, int(cpus))
         self._places = GROUPS_PER_HELPER * self._helpers + 1  # one more, so that a judge never waits for the driver
         self._judges: list[_Judge] = []
@@ -125,7 +130,8 @@ class JudgePool:
 
     def _fresh(self, name: str) -> _Judge:
         """A judge that is still starting: all its places are taken."""
-        return _Judge(start_actor(JudgeWorker, self._panel, self._helpers, name=name, cpus=self._cpus), self._places)
+        actor = self._start_actor(JudgeWorker, self._panel, self._helpers, name=name, cpus=self._cpus)
+        return _Judge(actor, self._places)
 
     async def _open(self, judge: _Judge) -> None:
         await ready(judge.actor, START_S)

@@ -9,7 +9,7 @@ import time
 from rewards.panel import Panel
 from rewards.types import Group, Verdict
 from workers.judging.toolbox import ProcessToolbox
-from workers.types import Lot, Verdicts
+from workers.messages import Lot, Verdicts
 
 GROUPS_PER_HELPER = 2
 WARM_S = 60.0

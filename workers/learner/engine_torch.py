@@ -17,7 +17,7 @@ from workers.models.attention import adopt
 from workers.models.load import DTYPES, load_model, load_tokenizer, save_model
 from workers.ports import LossFn
 from workers.types import Mean, MicroBatch, Needs, Optimization, Plan, Published, StepReport, Update, add_means
-from workers.weights.arrays import to_arrays
+from workers.weights.proof import publishable
 
 
 def learning_rate_factor(spec: Optimization, done: int) -> float:
@@ -83,8 +83,9 @@ class TorchLearner:
 
     def update(self, plan: Plan, rank: int = 0) -> StepReport:
         """See `Learner.update`. A plan without updates leaves the weights alone; the version counts all the same."""
+        self._move_moments(self.device)
         means: list[dict[str, Mean]] = []
-        gaps: list[float] = []
+        gaps: list[Tensor] = []
         for number, update in enumerate(plan.updates):
             parts, found = self._accumulate(update, rank)
             means += [*parts, self._step()]
@@ -92,10 +93,13 @@ class TorchLearner:
             gaps += found if number == 0 else []
         self.version += 1
         metrics = {name: mean.value for name, mean in add_means(means).items()}
-        return StepReport(self.version, {**metrics, "policy/logprob_gap_max": max(gaps)} if gaps else metrics)
+        if gaps:
+            gap = torch.cat(gaps)
+            metrics |= {"policy/logprob_gap_mean": gap.mean().item(), "policy/logprob_gap_max": gap.max().item()}
+        return StepReport(self.version, metrics)
 
-    def _accumulate(self, update: Update, rank: int) -> tuple[list[dict[str, Mean]], list[float]]:
-        """Add up the gradients of one update; returns its metrics, and the largest gap of each micro-batch between the
+    def _accumulate(self, update: Update, rank: int) -> tuple[list[dict[str, Mean]], list[Tensor]]:
+        """Add up the gradients of one update; returns its metrics, and of each micro-batch the gaps f32[N] between the
         log-probs of the rollout and the learner's (none for demonstrations)."""
         self.optimizer.zero_grad(set_to_none=True)
         metrics, gaps = [], []
@@ -111,9 +115,7 @@ class TorchLearner:
                 found |= {name: Mean(_number(a), _number(b)) for name, (a, b) in loss_metrics.items()}
             (total / update.denominator).backward()
             if tensors.logp_rollout is not None:
-                gap = (logp.detach() - tensors.logp_rollout).abs()
-                gaps.append(gap.max().item())
-                found["policy/logprob_gap_mean"] = Mean(gap.sum().item(), n)
+                gaps.append((logp.detach() - tensors.logp_rollout).abs())
             # The mean over updates of the whole loss: each micro-batch adds its part, one of them the count.
             found["learner/loss"] = Mean(total.item() / update.denominator, 1.0 if not metrics else 0.0)
             metrics.append(found)
@@ -133,9 +135,22 @@ class TorchLearner:
         self.done += 1
         return {"learner/grad_norm": Mean(norm.item(), 1), "learner/lr": Mean(lr, 1)}
 
+    def sleep(self) -> None:
+        """Drop the gradients and take the optimizer's moments to the host, until the next update. The weights stay, and
+        the reference: they are read before the next update, and are two fifths of what is held at most."""
+        if hasattr(self, "optimizer"):
+            self.optimizer.zero_grad(set_to_none=True)
+            self._move_moments(torch.device("cpu"))
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _move_moments(self, device: torch.device) -> None:
+        for moments in self.optimizer.state.values():
+            moments.update({name: x.to(device) for name, x in moments.items() if isinstance(x, Tensor)})
+
     def export(self) -> Published:
-        """The policy's weights as arrays; in float32 on the CPU they are the weights themselves, not a copy."""
-        return Published(self.version, to_arrays(self.policy, self.dtype))
+        """See `publishable`; in float32 on the CPU the arrays are the weights themselves, not a copy."""
+        return publishable(self.policy, self.version, self.dtype)
 
     def save(self, directory: Path) -> None:
         """See `Learner.save`. One file, learner.pt, of tensors and plain values."""

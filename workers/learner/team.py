@@ -18,15 +18,24 @@ if TYPE_CHECKING:
 
 
 class LearnerTeam:
-    """One rank, an actor with `cpus` CPUs. Every wait ends with the learner's name after `timeout_s`."""
+    """One rank, an actor with `cpus` CPUs. Every wait ends with the learner's name after `timeout_s`.
 
-    def __init__(self, make_engine: Callable[[], TorchLearner], cpus: float, timeout_s: float):
-        self.make_engine, self.cpus, self.timeout_s = make_engine, cpus, timeout_s
+    `start` starts it where it is to sit (see `workers.placement`).
+    """
+
+    def __init__(
+        self,
+        make_engine: Callable[[], TorchLearner],
+        cpus: float,
+        timeout_s: float,
+        start: Callable[..., Actor] = start_actor,
+    ):
+        self.make_engine, self.cpus, self.timeout_s, self.start_actor = make_engine, cpus, timeout_s, start
         self.actor: Actor | None = None
 
     async def start(self) -> None:
         """Returns when the learner holds its model."""
-        self.actor = start_actor(LearnerWorker, self.make_engine, name="learner", cpus=self.cpus)
+        self.actor = self.start_actor(LearnerWorker, self.make_engine, name="learner", cpus=self.cpus)
         await ready(self.actor, self.timeout_s)
 
     async def _call(self, method: str, *args: Any) -> Any:
@@ -69,6 +78,10 @@ class LearnerTeam:
     async def load_model(self, directory: Path) -> None:
         """See `Learner.load_model`."""
         await self._call("files", "load_model", str(directory))
+
+    async def sleep(self) -> None:
+        """Give the device's memory back, the weights' aside, until the next update (see `workers.turns`)."""
+        await self._call("sleep")
 
     async def close(self) -> None:
         if self.actor is not None:

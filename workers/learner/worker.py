@@ -41,6 +41,9 @@ class LearnerWorker:
     def version(self) -> int:
         return self.engine.version
 
+    def sleep(self) -> None:
+        self.engine.sleep()
+
     def files(self, verb: str, directory: str) -> None:
         """save, load, save_model or load_model."""
         action: Any = getattr(self.engine, verb)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,26 @@ def create(init: ModelInit, texts: Iterable[str], directory: Path, seed: int) ->
     save_model(model, tokenizer, directory)
 
 
-def parameter_count(source: str | Path | ModelInit, texts: Iterable[str] = ()) -> int:
-    """How many weights a model has, tied ones once; no weight is read or made.
+@dataclass(frozen=True, slots=True)
+class ModelSizes:
+    """What memory is counted from.
+
+    parameters  weights, tied ones once
+    kv_width    numbers that one token's keys (or values) take in one layer
+    positions   the longest sequence it was made for; None where it doesn't say
+    """
+
+    parameters: int
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: int
+    kv_width: int
+    positions: int | None
+
+
+def model_sizes(source: str | Path | ModelInit, texts: Iterable[str] = ()) -> ModelSizes:
+    """How large a model is; no weight is read or made.
 
     `texts` are the run's own, for an init whose vocabulary is made of them. Raises `Refused` like `create`.
     """
@@ -58,7 +77,18 @@ def parameter_count(source: str | Path | ModelInit, texts: Iterable[str] = ()) -
         config = load_config(source)
     with _fitting(config), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
+    text: Any = config.get_text_config()
+    heads = getattr(text, "num_attention_heads", 1)
+    return ModelSizes(
+        sum(parameter.numel() for parameter in model.parameters()),
+        text.vocab_size,
+        text.hidden_size,
+        getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        text.num_hidden_layers,
+        (getattr(text, "num_key_value_heads", None) or heads)
+        * (getattr(text, "head_dim", None) or text.hidden_size // heads),
+        getattr(text, "max_position_embeddings", None),
+    )
 
 
 def _config(init: ModelInit) -> PreTrainedConfig:

@@ -6,7 +6,7 @@ Axes: R live rows, V vocabulary, M the longest completion any live row may still
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,18 +14,11 @@ from torch import Tensor
 
 from workers.models.attention import Packed, Slots
 from workers.rollout.sampling import draw, uniforms
-from workers.types import Completion, Prompt
+from workers.rollout.served import Pending
+from workers.types import Completion
 
 # Finished rows are computed along until this share of the rows is idle: dropping them copies the cache.
 IDLE_SHARE = 0.2
-
-
-@dataclass(eq=False)
-class Pending:
-    """A prompt whose n completions are not all done."""
-
-    prompt: Prompt
-    done: dict[int, Completion] = field(default_factory=dict)
 
 
 @dataclass
@@ -43,7 +36,7 @@ class Rows:
     tokens: Tensor
     logprobs: Tensor
     live: Tensor
-    owners: list[tuple[Pending, int, int]]  # prompt, index in its group, version it started on
+    owners: list[tuple[Pending, int, list[tuple[int, int]]]]  # prompt, index in its group, spans of its versions
 
     TENSORS = ("last", "count", "limit", "temperature", "top_p", "top_k", "uniform", "tokens", "logprobs", "live")
 
@@ -111,6 +104,14 @@ class Batch:
         self._compact(IDLE_SHARE)
         return finished
 
+    def renew(self, version: int) -> None:
+        """The model has new weights: what the live rows write from here on carries their version."""
+        if self.rows is not None:
+            for (_, _, spans), written in zip(self.rows.owners, self.rows.count.tolist(), strict=True):
+                if spans[-1][0] == written:  # nothing was written with the weights in between
+                    spans.pop()
+                spans.append((written, version))
+
     def drop(self, gone: set[Pending]) -> None:
         """Stop writing for these prompts."""
         if self.rows is not None:
@@ -127,7 +128,7 @@ class Batch:
             self.rows.keep(self.rows.live.nonzero()[:, 0])
 
     def _new_rows(self, pendings: list[Pending], slots: Slots, width: int, version: int) -> Rows:
-        owners = [(pending, i, version) for pending in pendings for i in range(pending.prompt.n)]
+        owners = [(pending, i, [(0, version)]) for pending in pendings for i in range(pending.prompt.n)]
         sampling = [pending.prompt.sampling for pending, _, _ in owners]
         uniform = np.zeros((len(owners), width))
         for row, (pending, index, _) in zip(uniform, owners, strict=True):
@@ -191,9 +192,9 @@ class Batch:
             tokens, logprobs = rows.tokens[ends].cpu().numpy(), rows.logprobs[ends].cpu().numpy()
             counts, by_stop = rows.count[ends].tolist(), stopped[ends].tolist()
             for i, row in enumerate(ends.tolist()):
-                pending, index, version = rows.owners[row]
+                pending, index, spans = rows.owners[row]
                 ids, logp = tokens[i, : counts[i]], logprobs[i, : counts[i]]
-                pending.done[index] = Completion(ids, logp, "stop" if by_stop[i] else "length", version)
+                pending.done[index] = Completion(ids, logp, "stop" if by_stop[i] else "length", tuple(spans))
                 if len(pending.done) == pending.prompt.n:
                     finished.append(pending)
             rows.live &= ~over

@@ -1,82 +1,145 @@
-"""All rollout workers behind one face."""
+"""All rollout workers behind one face.
+
+    wave --round robin--> shares --> worker --> groups, as they finish
+                                       | dies, or gives no answer in time
+                                       v
+                            what it had not handed over is dealt to the workers that are up,
+                            or waits for the fresh one; nothing is handed over twice
+
+A sample's random stream depends on (seed, group, index) alone: whoever writes it, it comes out the same, up to the
+rounding of another batch and to the weights that are then held. A worker that still answers ends the run with what
+it raised: its engine broke, and would again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from rewards.errors import RunFailed
 from rewards.types import Task
-from workers.ports import Engine
-from workers.ray_actors import Actor, call, kill, ready, start_actor, stream
-from workers.rollout.worker import RolloutWorker
-from workers.types import Generated, Request, Wave
+from workers.messages import Generated, Wave
+from workers.ray_actors import Actor, Died, Stalled, start_actor, stream
+from workers.rollout.place import MakeEngine, Place
+from workers.rollout.worker import TORCH
+from workers.types import Request
 
-if TYPE_CHECKING:
-    from workers.rollout.renderer import Renderer
+
+@dataclass(frozen=True)
+class _Lost:
+    """What a worker that had to be replaced had not handed over."""
+
+    place: Place
+    requests: list[Request]
+
+
+_Result = Generated | _Lost | BaseException
 
 
 class RolloutPool:
-    """`workers` processes of `cpus` CPUs each. A wave is dealt out round robin, the same way every time."""
+    """`workers` processes of `cpus` CPUs each. A wave is dealt out round robin, the same way every time.
 
-    def __init__(self, workers: int, cpus: float, timeout_s: float):
+    start     starts them where they are to sit (see `workers.placement`)
+    module    what their engines are imported from
+    restarts  one line for each worker that had to be replaced so far: who it was, and why
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        cpus: float,
+        timeout_s: float,
+        start: Callable[..., Actor] = start_actor,
+        module: str = TORCH,
+    ):
         self.workers, self.cpus, self.timeout_s = workers, cpus, timeout_s
-        self.actors: list[Actor] = []
+        self._start_actor, self._module = start, module
+        self.restarts: list[str] = []
+        self._places: list[Place] = []
+
+    @property
+    def actors(self) -> list[Actor]:
+        """The processes as they are now."""
+        return [place.actor for place in self._places]
 
     async def start(self) -> None:
         """Returns when every worker answers. Raises `RunFailed` with the name of the one that does not."""
         names = [f"rollout-{i}" for i in range(self.workers)]
-        self.actors = [start_actor(RolloutWorker, name, name=name, cpus=self.cpus) for name in names]
-        await asyncio.gather(*(ready(actor, self.timeout_s) for actor in self.actors))
+        rest = (self.cpus, self.timeout_s, self.restarts.append, self._start_actor, self._module)
+        self._places = [Place(name, *rest) for name in names]
+        await asyncio.gather(*(place.ready() for place in self._places))
 
-    async def open(self, model_path: str, make_engine: Callable[[str, Renderer], Engine]) -> None:
+    async def open(self, model_path: str, make_engine: MakeEngine) -> None:
         """Make every worker's engine; `make_engine` is called in the workers."""
-        await self._all("open", model_path, make_engine)
-
-    async def _all(self, method: str, *args: Any) -> list[Any]:
-        return await asyncio.gather(*(call(actor, method, *args, timeout_s=self.timeout_s) for actor in self.actors))
+        await asyncio.gather(*(place.open(model_path, make_engine) for place in self._places))
 
     async def render(self, tasks: Sequence[Task]) -> list[tuple[np.ndarray, np.ndarray]]:
         """See `Rollouts.render`."""
         pairs = [(task.messages, task.demonstration or "") for task in tasks]
-        return await call(self.actors[0], "render", pairs, timeout_s=self.timeout_s)
+        return await self._places[0].ask("render", pairs)
 
     async def run(self, wave: Sequence[Request]) -> AsyncIterator[Generated]:
-        """See `Rollouts.run`. Raises `RunFailed` with the name of a worker that died or fell silent."""
-        n = len(self.actors)
-        shares = [(actor, wave[i::n]) for i, actor in enumerate(self.actors) if wave[i::n]]
-        results: asyncio.Queue[Generated | BaseException | None] = asyncio.Queue()
-        tasks = [asyncio.create_task(self._pump(actor, share, results)) for actor, share in shares]
-        try:
-            missing = len(tasks)
-            while missing:
-                item = await results.get()
-                if isinstance(item, BaseException):
-                    raise item
-                if item is None:
-                    missing -= 1
-                else:
-                    yield item
-        finally:
-            for task in tasks:
-                task.cancel()
+        """See `Rollouts.run`: every group once, whoever dies or falls silent meanwhile.
 
-    async def _pump(
-        self, actor: Actor, share: Sequence[Request], results: asyncio.Queue[Generated | BaseException | None]
-    ) -> None:
+        Raises `RunFailed` with the worker's name where its engine broke, or one after the other was lost.
+        """
+        results: asyncio.Queue[_Result] = asyncio.Queue()
+        pumps: set[asyncio.Task[None]] = set()
+
+        def deal(requests: Sequence[Request], places: Sequence[Place]) -> None:
+            shares = [(place, requests[i :: len(places)]) for i, place in enumerate(places)]
+            pumps.update(asyncio.create_task(_pump(place, share, results)) for place, share in shares if share)
+
+        missing = {request.group_id for request in wave}
+        deal(wave, self._places)
         try:
-            async for item in stream(actor, "run", Wave(tuple(share)), timeout_s=self.timeout_s):
-                results.put_nowait(item)
-            results.put_nowait(None)
-        except Exception as error:  # noqa: BLE001 - carried over to the consumer, which raises it
-            results.put_nowait(error)
+            while missing:
+                match await results.get():
+                    case _Lost(place, requests):
+                        deal(requests, [other for other in self._places if other.up] or [place])
+                    case Generated() as generated:
+                        missing -= {group.id for group in generated.groups}
+                        yield generated
+                    case error:
+                        raise error
+        finally:
+            for pump in pumps:
+                pump.cancel()
 
     async def load(self, weights: Any) -> list[int]:
-        """Give every worker the weights (a reference to `Published`); the versions they now hold."""
-        return await self._all("load", weights)
+        """Give every worker the weights (a reference to `Published`); the versions they now hold.
+
+        A worker that dies or stalls over it is replaced; so every worker there is, or comes later, holds them.
+        """
+        return await asyncio.gather(*(place.load(weights) for place in self._places))
+
+    async def sleep(self) -> None:
+        """Every engine gives its device's memory back, until it is given weights again (see `workers.turns`)."""
+        await asyncio.gather(*(place.ask("sleep") for place in self._places))
 
     async def close(self) -> None:
-        for actor in self.actors:
-            kill(actor)
+        await asyncio.gather(*(place.close() for place in self._places))
+
+
+async def _pump(place: Place, share: Sequence[Request], results: asyncio.Queue[_Result]) -> None:
+    """Have one worker write these groups; what it lost, or the error it raised, comes last."""
+    left = {request.group_id: request for request in share}
+    try:
+        actor = await place.worker()
+        try:
+            async for item in stream(actor, "run", Wave(tuple(share)), timeout_s=place.timeout_s):
+                place.fruitful()
+                for group in item.groups:
+                    del left[group.id]
+                results.put_nowait(item)
+        except (Died, Stalled) as error:
+            place.replace(actor, error)
+            return results.put_nowait(_Lost(place, list(left.values())))
+        if left:
+            raise RunFailed(f"{place.name} finished without {len(left)} of its {len(share)} groups")
+    except Exception as error:  # noqa: BLE001 - carried over to the consumer, which raises it
+        results.put_nowait(error)

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rewards.errors import RunFailed
-from rewards.types import Group, Message, Rollout, Turn
+from rewards.types import Failure, Group, Message, Rollout, Turn
+from workers.messages import Generated, Wave
 from workers.ports import Engine
-from workers.types import Completion, Generated, Prompt, Published, Request, Wave
+from workers.types import Completion, Prompt, Published, Request
 
 if TYPE_CHECKING:
     from workers.rollout.renderer import Renderer
 
+# The engines' modules.
+TORCH, VLLM = "workers.rollout.torch_engine", "workers.rollout.vllm_engine"
 # Groups are handed over together this often: a message per group would cost short generations more than it gains.
 HAND_OVER_S = 0.25
 
@@ -25,13 +28,13 @@ HAND_OVER_S = 0.25
 class RolloutWorker:
     """Hosts one engine.
 
-    Models take seconds to import: a worker does so when it starts, while the model may still be in the making, and the
-    driver, which only names this class, never does.
+    Its `module` takes seconds to import: a worker does so when it starts, while the model may still be in the making,
+    and the driver, which only names this class, never does.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, module: str = TORCH):
         self.name = name
-        importlib.import_module("workers.rollout.torch_engine")
+        importlib.import_module(module)
 
     def open(self, model_path: str, make_engine: Callable[[str, Renderer], Engine]) -> None:
         """Make the engine, here in the worker's own process."""
@@ -46,13 +49,21 @@ class RolloutWorker:
         return [(self.renderer.prompt(messages), self.renderer.answer(text)) for messages, text in pairs]
 
     async def run(self, wave: Wave) -> AsyncIterator[Generated]:
-        """See `Rollouts.run`. Raises `RunFailed`, with the worker's name, where its engine broke."""
+        """See `Rollouts.run`. Raises `RunFailed`, with the worker's name, where its engine broke.
+
+        A prompt that is too long comes back first, its rollouts as failures; or it is refused, with the task's name.
+        """
         requests = {request.group_id: request for request in wave.requests}
-        prompts = [
+        rendered = [
             Prompt(r.group_id, self.renderer.prompt(r.task.messages), r.n, r.sampling) for r in requests.values()
         ]
+        groups = [_dropped(requests[p.id], len(p.prompt_ids)) for p in rendered if _too_long(p)]
+        prompts = [prompt for prompt in rendered if not _too_long(prompt)]
         prompt_ids = {prompt.id: prompt.prompt_ids for prompt in prompts}
-        missing, groups, start = len(prompts), [], time.perf_counter()
+        missing, start = len(prompts), time.perf_counter()
+        if groups and not missing:
+            yield Generated(tuple(groups), time.perf_counter() - start, self.name)
+            return
         try:
             async for finished in self.engine.generate(prompts):
                 groups += [self._group(requests[i], prompt_ids[i], completions) for i, completions in finished]
@@ -64,13 +75,21 @@ class RolloutWorker:
             raise RunFailed(f"{self.name}: {error}") from error
 
     async def load(self, weights: Published) -> int:
-        """Take over new weights; answers with the version now held."""
-        await self.engine.load(weights)
+        """Take over new weights; answers with the version now held. Raises `RunFailed`, with the worker's name, where
+        what it then holds is not what was published."""
+        try:
+            await self.engine.load(weights)
+        except RunFailed as error:
+            raise RunFailed(f"{self.name}: {error}") from error
         return weights.version
+
+    async def sleep(self) -> None:
+        """See `Engine.sleep`."""
+        await self.engine.sleep()
 
     def _group(self, request: Request, prompt_ids: np.ndarray, completions: list[Completion]) -> Group:
         rollouts = tuple(
-            Rollout(i, (Turn(prompt_ids, c.ids, c.logprobs, self._text(request, c), c.stop, c.version),))
+            Rollout(i, (Turn(prompt_ids, c.ids, c.logprobs, self._text(request, c), c.stop, c.versions),))
             for i, c in enumerate(completions)
         )
         return Group(request.group_id, request.task, rollouts)
@@ -80,3 +99,17 @@ class RolloutWorker:
         for stop in request.sampling.stop:
             text = text.split(stop, 1)[0]
         return text
+
+
+def _too_long(prompt: Prompt) -> bool:
+    limit = prompt.sampling.max_prompt_tokens
+    return limit is not None and len(prompt.prompt_ids) > limit
+
+
+def _dropped(request: Request, tokens: int) -> Group:
+    """The group of a prompt that is too long: rollouts without a turn. Raises `RunFailed` where it is to be refused."""
+    detail = f"a prompt of {tokens} tokens, rollout.max_prompt_tokens allows {request.sampling.max_prompt_tokens}"
+    if request.sampling.long_prompts == "refuse":
+        raise RunFailed(f"task {request.task.id!r} has {detail}; allow more, or set rollout.long_prompts=drop")
+    failure = Failure("rollout", "long_prompt", detail)
+    return Group(request.group_id, request.task, tuple(Rollout(i, (), failure) for i in range(request.n)))

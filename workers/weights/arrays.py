@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import nn
-
-from workers.types import Published
+from torch import Tensor, nn
 
 
 def to_arrays(model: nn.Module, dtype: torch.dtype) -> dict[str, np.ndarray]:
@@ -22,18 +21,48 @@ def to_arrays(model: nn.Module, dtype: torch.dtype) -> dict[str, np.ndarray]:
         if tensor.data_ptr() in seen:
             continue
         seen.add(tensor.data_ptr())
-        tensor = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
-        arrays[name] = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        arrays[name] = bits(tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype))
     return arrays
 
 
+def bits(tensor: Tensor) -> np.ndarray:
+    """The tensor as an array on the host, not copied where it lies there in one piece; bfloat16 as its uint16 bits."""
+    tensor = tensor.cpu().contiguous()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """The way back, without a copy."""
+    with warnings.catch_warnings():
+        # Shared memory is read-only; it is only read from.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+
+
+def empty(model: nn.Module) -> dict[nn.Parameter, torch.Size]:
+    """Free the memory of every parameter; answers with their shapes, for `refill`."""
+    shapes = {parameter: parameter.shape for parameter in model.parameters()}
+    for parameter in shapes:
+        parameter.data = parameter.data.new_empty(0)
+    if any(parameter.is_cuda for parameter in shapes):
+        torch.cuda.empty_cache()
+    return shapes
+
+
+def refill(shapes: Mapping[nn.Parameter, torch.Size]) -> None:
+    """Give the parameters their memory back; what stands in it is anything, until `load_arrays`."""
+    for parameter, shape in shapes.items():
+        parameter.data = parameter.data.new_empty(shape)
+
+
 @torch.no_grad()
-def load_arrays(model: nn.Module, weights: Published) -> None:
+def load_arrays(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """Copy the arrays into the model, whatever its own dtype.
 
     Raises `ValueError`, before anything is copied, where a name or a shape does not fit.
     """
-    own, arrays = model.state_dict(), weights.arrays
+    own = model.state_dict()
     unknown = arrays.keys() - own.keys()
     held = {own[name].data_ptr() for name in arrays.keys() & own.keys()}  # tied weights come under one name
     missing = {name for name, tensor in own.items() if tensor.data_ptr() not in held}
@@ -42,9 +71,5 @@ def load_arrays(model: nn.Module, weights: Published) -> None:
     for name, array in arrays.items():
         if array.shape != tuple(own[name].shape):
             raise ValueError(f"weights do not fit the model: {name} is {array.shape}, not {tuple(own[name].shape)}")
-    with warnings.catch_warnings():
-        # Shared memory is read-only; it is only read from.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        for name, array in arrays.items():
-            tensor = torch.from_numpy(array)
-            own[name].copy_(tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor)
+    for name, array in arrays.items():
+        own[name].copy_(tensor_of(array))

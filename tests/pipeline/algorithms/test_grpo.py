@@ -20,7 +20,9 @@ def sample(group, index, reward, own, prompt=2):
 
 
 def credit(algorithm, samples, signals=None):
-    return algorithm.credit(samples, signals or [Signals()] * len(samples))
+    credits_, metrics = algorithm.credit(samples, signals or [Signals()] * len(samples))
+    assert metrics == {}
+    return credits_
 
 
 def test_a_group_by_hand():

@@ -79,7 +79,7 @@ def credited(made, algorithm, samples, micro_batch_tokens=10**6):
     if algorithm.needs:
         bins, batches = for_inference(samples, micro_batch_tokens)
         signals = unpack(samples, bins, made.infer(batches, algorithm.needs), algorithm.needs)
-    return algorithm.credit(samples, signals)
+    return algorithm.credit(samples, signals)[0]
 
 
 def take_reference(made, teacher):
@@ -241,7 +241,7 @@ def test_metrics_of_an_update_by_hand(path):
 
 def test_demonstrations_have_no_gap_to_a_rollout(path):
     made = learner(path, Sft())
-    metrics = made.update(plan(Sft().credit(s := demonstrations(fresh(), 8), [Signals()] * len(s)), 200)).metrics
+    metrics = made.update(plan(Sft().credit(s := demonstrations(fresh(), 8), [Signals()] * len(s))[0], 200)).metrics
     assert set(metrics) == {"learner/loss", "learner/nll", "learner/grad_norm", "learner/lr", "policy/entropy"}
     assert metrics["learner/loss"] == pytest.approx(metrics["learner/nll"])
 
@@ -367,7 +367,8 @@ def test_several_updates_in_a_step_are_one_version(path):
     credits_ = credited(made, algorithm, rolled(fresh(), path, wander=0.0))
     report = made.update(plan(credits_, 200, 3))
     assert (report.version, made.done) == (1, 3)
-    assert report.metrics["policy/logprob_gap_max"] <= 1e-4  # of the first update alone
+    for gap in ("policy/logprob_gap_mean", "policy/logprob_gap_max"):
+        assert 0 < report.metrics[gap] <= 1e-4  # of the first update alone
     assert report.metrics["policy/ratio"] != 1.0  # of all of them
 
 
@@ -387,7 +388,7 @@ def test_bfloat16_computes_coarsely_but_learns_finely(path):
     """Steps far below a bfloat16 weight's resolution add up, and what is published is bfloat16."""
     rng = fresh()
     made, exact = learner(path, Sft(), "bfloat16", lr=1e-5), learner(path, Sft(), lr=1e-5)
-    updates = plan(Sft().credit(s := demonstrations(rng, 16), [Signals()] * len(s)), 200)
+    updates = plan(Sft().credit(s := demonstrations(rng, 16), [Signals()] * len(s))[0], 200)
     before = weights(made)
     coarse, fine = gradient(made, updates.updates[0]), gradient(exact, updates.updates[0])
     assert 1e-6 < (coarse - fine).norm() / fine.norm() < 0.1

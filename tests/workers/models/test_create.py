@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rewards.errors import Refused
 from workers.models import ModelInit, TokenizerInit
-from workers.models.create import create, parameter_count
+from workers.models.create import create, model_sizes
 
 torch.set_num_threads(1)
 
@@ -51,11 +51,11 @@ def test_a_directory_that_loads_anywhere(name, tmp_path):
 def test_parameters_are_counted_without_weights(name, tmp_path):
     create(INITS[name], TEXTS, tmp_path, seed=0)
     counted = sum(weight.numel() for weight in load_file(tmp_path / "model.safetensors").values())
-    assert parameter_count(tmp_path) == counted
+    assert model_sizes(tmp_path).parameters == counted
     (tmp_path / "model.safetensors").unlink()
-    assert parameter_count(str(tmp_path)) == counted
+    assert model_sizes(str(tmp_path)).parameters == counted
     if INITS[name].tokenizer.kind == "chars":
-        assert parameter_count(INITS[name], TEXTS) == counted
+        assert model_sizes(INITS[name], TEXTS).parameters == counted
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):

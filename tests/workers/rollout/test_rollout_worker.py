@@ -10,13 +10,14 @@ from tiny import ALPHABET, fresh, make
 
 from rewards.errors import RunFailed
 from rewards.types import Message, Task
-from workers.rollout.torch_engine import TorchEngine
+from workers.messages import Wave
+from workers.rollout.torch_engine import torch_engine
 from workers.rollout.worker import RolloutWorker
-from workers.types import Request, Sampling, Wave
+from workers.types import Request, Sampling
 
 
 def engine(path, renderer):
-    return TorchEngine(path, renderer, 64)
+    return torch_engine(path, renderer, 64)
 
 
 def opened(name, path):
@@ -87,5 +88,5 @@ def test_a_broken_engine_is_named(tmp_path):
     path = make(tmp_path, "gpt2")  # 512 places
     worker = opened("rollout-3", path)
     request = Request(0, Task("long", (Message("user", "1" * 513),)), 1, Sampling(2))
-    with pytest.raises(RunFailed, match=r"^rollout-3: the torch engine failed: IndexError: "):
+    with pytest.raises(RunFailed, match=r"^rollout-3: the engine failed: IndexError: "):
         groups(worker, [request])

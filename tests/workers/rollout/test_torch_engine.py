@@ -14,11 +14,13 @@ from tiny import SIZES, fresh, logprobs_alone, make, prompts, reference
 from rewards.errors import RunFailed
 from workers.models.attention import adopt
 from workers.models.load import load_model
-from workers.rollout.batch import Batch, Pending
+from workers.rollout.batch import Batch
 from workers.rollout.renderer import Renderer
-from workers.rollout.torch_engine import TorchEngine
-from workers.types import Prompt, Published, Sampling
-from workers.weights.arrays import load_arrays, to_arrays
+from workers.rollout.served import Pending
+from workers.rollout.torch_engine import torch_engine
+from workers.types import Prompt, Sampling
+from workers.weights.arrays import load_arrays
+from workers.weights.proof import publishable
 
 DECODED = Sampling(24)
 
@@ -39,7 +41,7 @@ def other(tmp_path_factory):
 
 
 def engine(path, max_rows=256, dtype="float32"):
-    return TorchEngine(path, Renderer.load(path), max_rows, dtype)
+    return torch_engine(path, Renderer.load(path), max_rows, dtype)
 
 
 async def collect(engine, asked):
@@ -66,7 +68,7 @@ def flat(found):
 
 
 def published(path, version):
-    return Published(version, to_arrays(load_model(path), torch.float32))
+    return publishable(adopt(load_model(path)), version, torch.float32)
 
 
 def check_logprobs(path, wanted, found, temperature=1.0, tolerance=1e-4):
@@ -125,7 +127,7 @@ def test_further_stop_ids(qwen):
     rng = fresh()
     renderer = Renderer.load(qwen)
     renderer.stop_ids = (5, 7, 9)
-    found = generate(TorchEngine(qwen, renderer, 64), asked(rng, 20))
+    found = generate(torch_engine(qwen, renderer, 64), asked(rng, 20))
     for completions in found.values():
         for completion in completions:
             assert not {5, 7, 9} & set(completion.ids[:-1].tolist())
@@ -139,7 +141,7 @@ def test_a_stop_string_ends_it_at_the_first_token_that_completes_one(tokenizer, 
     path = make(tmp_path, tokenizer=tokenizer)
     renderer = Renderer.load(path)
     renderer.stop_ids = tuple(renderer.tokenizer.all_special_ids)  # no special token inside a text
-    running = TorchEngine(path, renderer, 256)
+    running = torch_engine(path, renderer, 256)
     free = asked(rng, 40, Sampling(40, seed=int(rng.integers(1000))), n=2, high=8)
     found = flat(generate(running, free))
     texts = [[renderer.text(c.ids[:k]) for k in range(len(c.ids) + 1)] for c in found]
@@ -253,12 +255,14 @@ def test_new_weights_between_two_tokens(qwen, other):
     batch.admit([pending], 3)
     for _ in range(4):
         batch.step()
-    load_arrays(model, published(other, 4))
+    load_arrays(model, published(other, 4).arrays)
+    batch.renew(3)
+    batch.renew(4)
     while len(batch):
         batch.step()
     old, new = reference(qwen, torch.float32), reference(other, torch.float32)
     for completion in pending.done.values():
-        assert completion.version == 3 and len(completion.ids) == 12
+        assert completion.versions == ((0, 3), (5, 4)) and len(completion.ids) == 12
         ids = torch.from_numpy(np.concatenate([prompt.prompt_ids, completion.ids]).astype(np.int64))[None]
         cut = len(prompt.prompt_ids) + 4
         first = old(ids[:, :cut], use_cache=True)
@@ -274,10 +278,10 @@ def test_a_completion_carries_the_oldest_version_that_wrote_it(qwen, other):
     renderer.stop_ids = ()
 
     async def scenario():
-        running = TorchEngine(qwen, renderer, 8)
+        running = torch_engine(qwen, renderer, 8)
         await running.load(published(qwen, 5))
         long = asyncio.create_task(collect(running, asked(rng, 4, Sampling(400), n=2, high=9)))
-        while not len(running.batch):
+        while not len(running.core.batch):
             await asyncio.sleep(0.001)
         await running.load(published(other, 6))
         assert not long.done()
@@ -286,8 +290,8 @@ def test_a_completion_carries_the_oldest_version_that_wrote_it(qwen, other):
         return await long, later
 
     long, later = asyncio.run(scenario())
-    assert {c.version for completions in long.values() for c in completions} == {5}
-    assert {c.version for completions in later.values() for c in completions} == {6}
+    assert {[v for _, v in c.versions] == [5, 6] for completions in long.values() for c in completions} == {True}
+    assert {c.versions for completions in later.values() for c in completions} == {((0, 6),)}
 
 
 def test_weights_that_do_not_fit_are_refused_and_the_old_ones_stay(qwen):
@@ -298,7 +302,7 @@ def test_weights_that_do_not_fit_are_refused_and_the_old_ones_stay(qwen):
     arrays = {name: array + 1 for name, array in arrays.items()}
     arrays["model.norm.weight"] = arrays["model.norm.weight"][:-1]
     with pytest.raises(ValueError, match=r"model.norm.weight is \(31,\), not \(32,\)"):
-        asyncio.run(running.load(Published(1, arrays)))
+        asyncio.run(running.load(replace(published(qwen, 1), arrays=arrays)))
     same(before, generate(running, wanted), 0.0)
 
 
@@ -332,25 +336,25 @@ def test_a_broken_model_call_is_told_to_all_who_wait_and_the_engine_goes_on(qwen
 
     async def scenario(running):
         first = asyncio.create_task(collect(running, good))
-        while not len(running.batch):
+        while not len(running.core.batch):
             await asyncio.sleep(0.001)
         answers = await asyncio.gather(first, collect(running, [broken]), return_exceptions=True)
         for error in answers:
-            assert isinstance(error, RunFailed) and str(error).startswith("the torch engine failed: IndexError: ")
+            assert isinstance(error, RunFailed) and str(error).startswith("the engine failed: IndexError: ")
         return await collect(running, asked(np.random.default_rng(1), 4))
 
     renderer = Renderer.load(qwen)
     renderer.stop_ids = ()
-    running = TorchEngine(qwen, renderer, 64)
+    running = torch_engine(qwen, renderer, 64)
     after = asyncio.run(asyncio.wait_for(scenario(running), 30))
-    same(after, generate(TorchEngine(qwen, renderer, 64), asked(np.random.default_rng(1), 4)))
+    same(after, generate(torch_engine(qwen, renderer, 64), asked(np.random.default_rng(1), 4)))
 
 
 def test_who_leaves_takes_back_what_is_not_yet_written(qwen):
     rng = fresh()
     renderer = Renderer.load(qwen)
     renderer.stop_ids = ()
-    running = TorchEngine(qwen, renderer, 4)
+    running = torch_engine(qwen, renderer, 4)
 
     async def leave():
         wanted = [Prompt(0, np.array([3], np.int32), 1, Sampling(2))]
@@ -361,8 +365,8 @@ def test_who_leaves_takes_back_what_is_not_yet_written(qwen):
 
     asyncio.run(asyncio.wait_for(leave(), 30))
     wanted = asked(rng, 2)
-    same(generate(running, wanted), generate(TorchEngine(qwen, renderer, 4), wanted))
-    assert not running.waiting and not running.sinks and len(running.batch) == 0
+    same(generate(running, wanted), generate(torch_engine(qwen, renderer, 4), wanted))
+    assert not running.core.waiting and not running.sinks and len(running.core.batch) == 0
 
 
 def test_closing_ends_every_wait(qwen):

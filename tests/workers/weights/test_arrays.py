@@ -8,7 +8,6 @@ import torch
 from tiny import SIZES, make
 
 from workers.models.load import load_model
-from workers.types import Published
 from workers.weights.arrays import load_arrays, to_arrays
 
 
@@ -33,7 +32,7 @@ def frozen(arrays):
 def test_float32_arrives_bit_for_bit(models):
     source, target = models
     assert any(not torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
-    load_arrays(target, Published(1, frozen(to_arrays(source, torch.float32))))
+    load_arrays(target, frozen(to_arrays(source, torch.float32)))
     for name, tensor in state(source).items():
         assert torch.equal(tensor, target.state_dict()[name]), name
 
@@ -50,10 +49,10 @@ def test_bfloat16_travels_as_its_bits(models):
     arrays = frozen(to_arrays(source, torch.bfloat16))
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.uint16)}
     rounded = {name: tensor.to(torch.bfloat16) for name, tensor in state(source).items()}
-    load_arrays(target, Published(1, arrays))
+    load_arrays(target, arrays)
     assert all(torch.equal(rounded[name].float(), tensor) for name, tensor in target.state_dict().items())
     half = target.to(torch.bfloat16)
-    load_arrays(half, Published(2, frozen(to_arrays(source, torch.float32))))
+    load_arrays(half, frozen(to_arrays(source, torch.float32)))
     assert all(torch.equal(rounded[name], tensor) for name, tensor in half.state_dict().items())
     target.float()
 
@@ -71,5 +70,5 @@ def test_what_does_not_fit_is_refused_before_anything_is_copied(models, fault):
         arrays[last] = arrays[last][..., :-1]
     before = state(target)
     with pytest.raises(ValueError, match="model.layers.9" if fault == "unknown" else last):
-        load_arrays(target, Published(1, arrays))
+        load_arrays(target, arrays)
     assert all(torch.equal(before[name], tensor) for name, tensor in target.state_dict().items())

@@ -1,6 +1,6 @@
 """Learner and rollout workers as real actors: weights published, one log-prob on both sides, culprits named.
 
-The actors take seconds to start, so all tests share them; the last two end them.
+The actors take seconds to start, so all tests share them; the last one ends the learner.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from rewards.errors import RunFailed
 from rewards.types import Message, ScoredGroup, Task, Verdict
 from workers.learner.engine_torch import TorchLearner
 from workers.learner.team import LearnerTeam
+from workers.messages import Wave
 from workers.ray_actors import Died, Stalled, call
 from workers.rollout.pool import RolloutPool
-from workers.rollout.torch_engine import TorchEngine
+from workers.rollout.torch_engine import torch_engine
 from workers.rollout.worker import RolloutWorker
-from workers.types import Optimization, Request, Sampling, Signals, Wave
+from workers.types import Optimization, Request, Sampling, Signals
 from workers.weights.transport import ObjectStoreTransport
 
 ALGORITHM = Grpo(group_size=4)
@@ -55,7 +56,7 @@ class StickyLearner(TorchLearner):
 
 
 def engine(path, renderer):
-    return TorchEngine(path, renderer, 64)
+    return torch_engine(path, renderer, 64)
 
 
 @dataclass
@@ -129,7 +130,7 @@ def test_what_is_published_is_what_generates(world):
         groups = await collect(world.pool, requests(rng, 5, seed=int(rng.integers(99))))
         assert [group.id for group in groups] == list(range(5))
         samples = to_samples(judged(rng, groups))
-        report = await world.learner.update(plan(ALGORITHM.credit(samples, [Signals()] * 20), 200))
+        report = await world.learner.update(plan(ALGORITHM.credit(samples, [Signals()] * 20)[0], 200))
         assert report.seconds > 0
         return report.version, {s.version for s in samples}, report.metrics["policy/logprob_gap_max"]
 
@@ -144,7 +145,7 @@ def test_what_is_published_is_what_generates(world):
 def test_a_broken_engine_is_named_and_its_worker_goes_on(world):
     good = requests(fresh(), 4)
     bad = [replace(good[0], sampling=replace(good[0].sampling, temperature=float("nan")))]
-    with pytest.raises(RunFailed, match=r"^rollout-0: the torch engine failed: RunFailed: the model's logits"):
+    with pytest.raises(RunFailed, match=r"^rollout-0: the model's logits"):
         world.run(collect(world.pool, bad))
     assert len(world.run(collect(world.pool, good))) == 4
 
@@ -170,18 +171,3 @@ def test_a_dead_learner_is_named_not_those_who_wait_for_its_weights(world):
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(Died, match=r"^learner died: "):
         world.run(world.transport.publish())
-
-
-def test_a_rollout_worker_killed_while_it_generates_is_named(world):
-    async def scenario():
-        pid = await call(world.pool.actors[0], "__ray_call__", lambda _: os.getpid(), timeout_s=10)
-        waits = asyncio.create_task(collect(world.pool, requests(fresh(), 200, max_new_tokens=450)))
-        await asyncio.sleep(0.3)
-        assert not waits.done()
-        os.kill(pid, signal.SIGKILL)
-        start = time.perf_counter()
-        with pytest.raises(Died, match=r"^rollout-0 died: "):
-            await waits
-        assert time.perf_counter() - start < 10
-
-    world.run(scenario())

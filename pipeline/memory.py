@@ -1,0 +1,107 @@
+"""How much memory each process needs on its device: what it holds for certain, and an estimate of what its work takes.
+
+The learner keeps weights, gradients, AdamW's two moments and the reference in float32, whatever it computes in. Of its
+work the logits are the big part: four arrays of float32, own tokens x vocabulary (logits, log-probs, and two that
+entropy and gradient need; measured at the peak of an update: 4.0 of them, 3.5 in bfloat16). What the layers keep for
+the way back is counted as ten vectors of the hidden size and four of the MLP's per token and layer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.config import Config, EvaluateStage, RlStage, TrainStage
+from pipeline.evaluate import WAVE
+from pipeline.tasks import TaskSets
+
+if TYPE_CHECKING:
+    from workers.models.create import ModelSizes
+
+BYTES = {"float32": 4, "bfloat16": 2}
+# Python, torch and transformers, as measured; on the host, wherever the model is.
+LIBRARIES = 400_000_000
+# Joining rows copies the keys before the old ones are freed.
+JOINING = 1.5
+LOGITS = 4
+# vLLM's own defaults.
+VLLM_GPU_SHARE, GIB = 0.92, 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Longest:
+    """Of the tasks that were tried, in tokens: the longest prompt, and the longest prompt with its demonstration."""
+
+    prompt: int
+    demonstration: int
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes of one process on its device.
+
+    held    weights, gradients, optimizer, reference
+    asleep  what is left of them while the other side has its turn
+    work    caches and activations, estimated for the largest batch that the config allows
+    """
+
+    held: int
+    asleep: int
+    work: int
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Of the run's processes. `reference`: whether a stage keeps one."""
+
+    learner: Need
+    rollout: Need
+    reference: bool
+
+
+def needs(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], longest: Mapping[str, Longest]) -> Needs:
+    """What the learner and one rollout worker need. Judges are not counted: what they hold is the sources' affair."""
+    train = {name: stage for name, stage in config.stages.items() if isinstance(stage, TrainStage)}
+    reference = any(isinstance(stage, RlStage) and stage.algorithm.build().needs.logp_ref for stage in train.values())
+    copy = sizes.parameters * BYTES["float32"]
+    stays = 1 + reference + (2 if train and not config.learner.gpus else 0)  # on the CPU the moments are at home
+    work = max((_learning(config, stage, sizes, longest[name]) for name, stage in train.items()), default=0)
+    learner = Need(copy * (4 if train else 1) + copy * reference, copy * stays, work)
+    return Needs(learner, _rollout(config, sizes, tasks, longest), reference)
+
+
+def _learning(config: Config, stage: TrainStage, sizes: ModelSizes, longest: Longest) -> int:
+    if isinstance(stage, RlStage):
+        n, own = stage.groups_per_step * stage.algorithm.group_size, stage.rollout.max_new_tokens
+        whole = longest.prompt + own
+    else:
+        n, own = stage.groups_per_step, longest.demonstration - longest.prompt
+        whole = longest.demonstration
+    tokens, most = min(stage.learner.micro_batch_tokens, n * whole), BYTES[config.learner.dtype]
+    logits = min(tokens, n * max(own, 1)) * sizes.vocabulary * LOGITS * BYTES["float32"]
+    layers = tokens * sizes.layers * (10 * sizes.hidden + 4 * sizes.intermediate) * most
+    cast = sizes.parameters * most if config.learner.dtype != "float32" else 0
+    return logits + layers + cast
+
+
+def _rollout(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], longest: Mapping[str, Longest]) -> Need:
+    rollout, width = config.rollout, BYTES[config.rollout.dtype]
+    weights, work = sizes.parameters * width, 0
+    for name, stage in config.stages.items():
+        if isinstance(stage, RlStage):
+            asked = stage.groups_per_step * stage.algorithm.group_size * (stage.max_staleness + 1)
+        elif isinstance(stage, EvaluateStage):
+            asked = min(WAVE, len(tasks[name].held_out[: stage.limit])) * stage.samples
+        else:
+            continue
+        rows = min(rollout.max_rows, -(-asked // rollout.workers))
+        cache = rows * (longest[name].prompt + stage.rollout.max_new_tokens) * sizes.layers * 2 * sizes.kv_width * width
+        work = max(work, int(cache * JOINING) + rows * sizes.vocabulary * LOGITS * BYTES["float32"])
+    if rollout.engine == "torch":
+        return Need(weights, 0, work)
+    given = rollout.engine_args.get("kv_cache_memory_bytes")
+    cache = given or int(os.environ.get("VLLM_CPU_KVCACHE_SPACE", 1)) * GIB
+    # On a GPU vLLM takes its share of all there is, on the CPU it has no sleep mode.
+    return Need(weights, 0, given or 0) if rollout.gpus else Need(weights + cache, weights + cache, 0)

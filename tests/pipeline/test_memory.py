@@ -1,0 +1,111 @@
+"""Bytes counted by hand, and the estimate of an update's work against what it really takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from tiny_run import TINY
+
+from pipeline.check import check
+from pipeline.config import parse_config
+from pipeline.memory import Longest, needs
+from workers.models.create import ModelSizes
+
+SIZES = ModelSizes(parameters=1000, vocabulary=50, hidden=8, intermediate=16, layers=2, kv_width=4, positions=64)
+LONGEST = dict.fromkeys(("warm_start", "before", "rl", "after"), Longest(prompt=10, demonstration=15))
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return check(parse_config(yaml.safe_load(TINY), "tiny.yaml")).tasks
+
+
+def found(tasks, sizes=SIZES, **sections):
+    data = yaml.safe_load(TINY)
+    for key, value in sections.items():
+        data[key] = data.get(key, {}) | value
+    return needs(parse_config(data, "tiny.yaml"), sizes, tasks, LONGEST)
+
+
+def test_the_learner_by_hand(tasks):
+    """16 demonstrations of 15 tokens, 5 of them its own; 16 samples of 10 + 12, 12 of them its own: 352 tokens."""
+    learner = found(tasks).learner
+    assert (learner.held, learner.asleep) == (5 * 4000, 4 * 4000)  # on the CPU only the gradients go
+    assert learner.work == 16 * 12 * 50 * 4 * 4 + 352 * 2 * (10 * 8 + 4 * 16) * 4
+    on_gpu = found(tasks, learner={"gpus": 1}).learner
+    assert (on_gpu.held, on_gpu.asleep) == (5 * 4000, 2 * 4000)  # weights and reference stay
+    small = found(tasks, learner={"micro_batch_tokens": 100}).learner
+    assert small.work == 100 * 50 * 4 * 4 + 100 * 2 * (10 * 8 + 4 * 16) * 4
+    halves = found(tasks, learner={"dtype": "bfloat16"}).learner
+    assert halves.held == learner.held  # what is learned is kept in float32
+    assert halves.work == 16 * 12 * 50 * 4 * 4 + 352 * 2 * (10 * 8 + 4 * 16) * 2 + 2000
+
+
+def test_a_rollout_worker_by_hand(tasks):
+    """Evaluations ask for 20 completions at once, the RL stage for 16."""
+    worker = found(tasks).rollout
+    cache = 20 * (10 + 12) * 2 * 2 * 4 * 4
+    assert (worker.held, worker.asleep, worker.work) == (4000, 0, cache * 3 // 2 + 20 * 50 * 4 * 4)
+    assert found(tasks, rollout={"max_rows": 10}).rollout.work == worker.work // 2
+    assert found(tasks, rollout={"workers": 2}).rollout.work == worker.work // 2
+    assert found(tasks, rollout={"dtype": "bfloat16"}).rollout.held == 2000
+
+
+def test_vllm_keeps_its_memory_on_the_cpu(tasks):
+    arguments = {"kv_cache_memory_bytes": 5000}
+    worker = found(tasks, rollout={"engine": "vllm", "engine_args": arguments}).rollout
+    assert (worker.held, worker.asleep, worker.work) == (9000, 9000, 0)
+    on_gpu = found(tasks, rollout={"engine": "vllm", "engine_args": arguments, "gpus": 1}).rollout
+    assert (on_gpu.held, on_gpu.asleep, on_gpu.work) == (4000, 0, 5000)
+
+
+UPDATE = """
+import sys, threading, time
+import numpy as np, psutil, torch
+from pipeline.algorithms import Sft
+from pipeline.memory import LOGITS
+from pipeline.packing import plan
+from workers.learner.engine_torch import TorchLearner
+from workers.models.create import ModelInit, create
+from workers.types import Credit, Optimization, Sample, Signals
+
+T, S, V = 4096, 16, 8192
+folder = sys.argv[1]
+sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+             head_dim=32, tie_word_embeddings=True)
+create(ModelInit(config=sizes), ["".join(map(chr, range(256, 256 + V - 3)))], folder, 0)
+learner = TorchLearner(folder)
+learner.begin(Optimization(10), Sft().losses, False)
+ones, mask = np.ones(T // S - 1, np.float32), np.arange(T // S) > 0
+ids = np.random.default_rng(0).integers(3, V, (S, T // S)).astype(np.int32)
+samples = [Sample(i, 0, row, mask, np.zeros(T // S, np.float32)) for i, row in enumerate(ids)]
+work = plan([Credit(sample, Signals(), ones, ones, 1.0) for sample in samples], T)
+learner.update(work)
+learner.sleep()
+rss, peak, done = psutil.Process().memory_info, 0, False
+
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, rss().rss)
+        time.sleep(0.002)
+
+before, thread = rss().rss, threading.Thread(target=watch)
+thread.start()
+learner.update(work)
+done = True
+thread.join()
+logits = (T - S) * V * LOGITS * 4
+print((peak - before) / (logits + T * 2 * (10 * 64 + 4 * 128) * 4))
+"""
+
+
+@pytest.mark.slow
+def test_the_estimate_of_an_update_is_near_what_it_takes(tmp_path):
+    command = [sys.executable, "-c", UPDATE, str(tmp_path / "model")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert found.returncode == 0, found.stderr
+    assert 0.8 < float(found.stdout.split()[-1]) < 1.1

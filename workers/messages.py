@@ -1,0 +1,128 @@
+"""What crosses from one process to another many times a second, and how: few large pieces instead of many small ones.
+
+Of groups, the arrays are laid end to end and everything else is pickled in one go. Ray hands the two long arrays over
+without a copy, so what the turns of a received group hold are views into shared memory: ten thousand groups in flight
+cost the driver their objects, not their tokens. And two long arrays are sent sooner than thousands of short ones.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from rewards.types import Group, Rollout, Turn, Verdict
+from workers.types import Request
+
+Packed = tuple[bytes, np.ndarray, np.ndarray]
+
+
+def packed(groups: Sequence[Group]) -> Packed:
+    """The groups without their arrays; all token ids i32; all log-probs f32."""
+    ids: list[np.ndarray] = []
+    logprobs: list[np.ndarray] = []
+    bare = []
+    for group in groups:
+        prompt: np.ndarray | None = None
+        rollouts = []
+        for rollout in group.rollouts:
+            turns = []
+            for turn in rollout.turns:
+                asked = None  # the prompt of the turn before, which a group's first turns share
+                if turn.prompt_ids is not prompt:
+                    prompt, asked = turn.prompt_ids, len(turn.prompt_ids)
+                    ids.append(prompt)
+                ids.append(turn.completion_ids)
+                logprobs.append(turn.logprobs)
+                turns.append((asked, len(turn.completion_ids), turn.text, turn.stop, turn.versions))
+            rollouts.append((rollout.index, rollout.failure, turns))
+        bare.append((group.id, group.task, rollouts))
+    return pickle.dumps(bare, 5), _joined(ids, np.int32), _joined(logprobs, np.float32)
+
+
+def _joined(arrays: list[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate(arrays).astype(dtype, copy=False) if arrays else np.zeros(0, dtype)
+
+
+def unpacked(parcel: Packed) -> tuple[Group, ...]:
+    """The groups as they were."""
+    bare, ids, logprobs = parcel
+    read = written = 0  # of the ids and the log-probs so far
+    groups = []
+    for id, task, attempts in pickle.loads(bare):
+        prompt = ids[:0]
+        rollouts = []
+        for index, failure, spoken in attempts:
+            turns = []
+            for asked, answered, text, stop, versions in spoken:
+                if asked is not None:
+                    prompt = ids[read : read + asked]
+                    read += asked
+                own = logprobs[written : written + answered]
+                turns.append(Turn(prompt, ids[read : read + answered], own, text, stop, versions))
+                read, written = read + answered, written + answered
+            rollouts.append(Rollout(index, tuple(turns), failure))
+        groups.append(Group(id, task, tuple(rollouts)))
+    return tuple(groups)
+
+
+class Parcel:
+    """A record that is pickled whole, in C: Ray's own pickler goes through Python for every object inside."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = tuple(getattr(self, field.name) for field in fields(self))  # pyright: ignore[reportArgumentType]
+        return _opened, (type(self), pickle.dumps(values, 5))
+
+
+def _opened(cls: type, data: bytes) -> Any:
+    return cls(*pickle.loads(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Wave(Parcel):
+    """Requests that are handed to a rollout worker together."""
+
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """Groups that are handed to a judge together."""
+
+    groups: tuple[Group, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _lot, packed(self.groups)
+
+
+def _lot(*parcel: Any) -> Lot:
+    return Lot(unpacked(parcel))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts(Parcel):
+    """A judge's answer to a lot: each group's verdicts, and the seconds it took."""
+
+    verdicts: tuple[tuple[Verdict, ...], ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """Groups that a rollout worker finished together, and the seconds it generated since it last handed some over."""
+
+    groups: tuple[Group, ...]
+    seconds: float
+    who: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _generated, (self.seconds, self.who, *packed(self.groups))
+
+
+def _generated(seconds: float, who: str, *parcel: Any) -> Generated:
+    return Generated(unpacked(parcel), seconds, who)
