@@ -16,7 +16,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any
 
-# Read when vLLM is imported.
+# ruff: noqa: E402 - vLLM reads its environment, and speaks, when it is imported
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
