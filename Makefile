@@ -10,7 +10,7 @@ demo: .venv/.ready
 	$(BIN)/assay run configs/quickstart.yaml
 
 test: .venv/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 setup: .venv/.ready
 

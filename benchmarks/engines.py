@@ -1,6 +1,6 @@
 """Engines, each beside the bare library that it is made of, on one thread: `.venv/bin/python -m benchmarks.engines`.
 
-vllm   tokens/s through pool, worker and engine against a bare `vllm.LLM.generate`: 64 prompts x 8 samples x 64 tokens,
+vllm   tokens/s through pool, worker and engine against a bare `vllm.LLM.generate`: 64 prompts x 8 samples of up to 64 tokens,
        the same sampling with the same kind of seeds and log-probs; both in actors, asked in turns
 torch  tokens/s of the engine against transformers' `generate`, 256 sequences at once: 20 tokens each; and ragged
        lengths of a fifth of the limit of 100 on average (transformers stops each row at its length, as it would at an
@@ -32,7 +32,7 @@ from workers.rollout.pool import RolloutPool
 from workers.rollout.renderer import Renderer
 from workers.types import Prompt, Request, Sampling
 
-ROUNDS = 1
+ROUNDS = 7
 ARGUMENTS = {"max_model_len": 128}
 
 
@@ -59,7 +59,7 @@ class Bare:
         from vllm import SamplingParams, TokensPrompt
 
         given = [TokensPrompt(prompt_token_ids=ids) for ids in prompts for _ in range(n)]
-        fixed = {"max_tokens": tokens, "logprobs": 0, "flat_logprobs": True, "detokenize": False, "ignore_eos": True}
+        fixed = {"max_tokens": tokens, "logprobs": 0, "flat_logprobs": True, "detokenize": False}
         knobs = [SamplingParams(seed=i, **fixed) for i in range(len(given))]
         start = time.perf_counter()
         made = self.llm.generate(given, knobs, use_tqdm=False)

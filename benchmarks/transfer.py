@@ -1,7 +1,7 @@
 """Publishing 500 MB of weights from a learner to two engines on one node: `.venv/bin/python -m benchmarks.transfer`.
 
 Against one copy of the same bytes in memory per engine, one after the other, in one process. What publishing proves
-(a checksum on both sides, log-probs of 16 tokens on both sides) is part of its time. One thread for each process;
+(a checksum on both sides, log-probs of 4 tokens on both sides) is part of its time. One thread for each process;
 medians of 7 rounds. Then, how many bfloat16 values an update of the learning rates in use changes at all.
 """
 
@@ -31,7 +31,7 @@ from workers.rollout.torch_engine import torch_engine
 from workers.types import Optimization, Sample, Signals
 from workers.weights.transport import ObjectStoreTransport
 
-ROUNDS = 1
+ROUNDS = 7
 SIZES = {
     "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 8, "num_attention_heads": 16,
     "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True, "max_position_embeddings": 128,

@@ -1,7 +1,7 @@
 """The vLLM engine's core: vLLM stepped in process, on the engine's thread.
 
-Token ids in, token ids and float32 log-probs out; every sample is a request of its own, with its own seed, and the
-samples of a group share their prompt's cache. In process it starts twice as fast as with an engine process of vLLM's
+Token ids in, token ids and float32 log-probs out; a group is one request whose samples have seeds of their own and
+share their prompt's cache. In process it starts twice as fast as with an engine process of vLLM's
 own, and new weights come in between two of its steps without a pause to ask for. Tensor- and pipeline-parallel
 engines put their workers into processes all the same.
 """
@@ -26,7 +26,7 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else every proce
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # warns where there is no Triton, as on a CPU
 
 import numpy as np
-from vllm import EngineArgs, LLMEngine, RequestOutput, SamplingParams, TokensPrompt
+from vllm import EngineArgs, LLMEngine, SamplingParams, TokensPrompt
 from vllm.config import WeightTransferConfig
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
@@ -101,38 +101,36 @@ class VllmCore:
         self.whole = parallel.world_size == 1 and self.engine.model_config.quantization is None
         self.stop_ids = list(renderer.stop_ids)
         self.names = itertools.count()
-        self.requests: dict[str, tuple[Pending, int]] = {}
-        self.prompts: dict[Pending, list[str]] = {}
+        self.requests: dict[str, Pending] = {}
         self.finished: list[Pending] = []  # by steps that were taken for the probe
         self.engine.set_weight_version("0")
 
     def __len__(self) -> int:
-        return len(self.prompts) + len(self.finished)
+        return len(self.requests) + len(self.finished)
 
     def add(self, pendings: Sequence[Pending]) -> None:
         """Raises `RunFailed` for a prompt that does not fit the model's context."""
         # Caches of prompts live as long as the weights that made them.
         salt = self.engine.get_weight_version()
         for pending in pendings:
-            prompt = pending.prompt
+            prompt, name = pending.prompt, str(next(self.names))
             tokens = TokensPrompt(prompt_token_ids=prompt.prompt_ids.tolist(), cache_salt=salt)
-            names = self.prompts[pending] = [str(next(self.names)) for _ in range(prompt.n)]
-            for index, name in enumerate(names):
-                self.requests[name] = pending, index
-                try:
-                    self.engine.add_request(name, tokens, self._params(prompt, index))
-                except ValueError as error:
-                    raise RunFailed(f"vLLM refused a prompt of {len(prompt.prompt_ids)} tokens: {error}") from error
+            self.requests[name] = pending
+            try:
+                self.engine.add_request(name, tokens, self._params(prompt))
+            except ValueError as error:
+                raise RunFailed(f"vLLM refused a prompt of {len(prompt.prompt_ids)} tokens: {error}") from error
 
-    def _params(self, prompt: Prompt, index: int) -> SamplingParams:
+    def _params(self, prompt: Prompt) -> SamplingParams:
         sampling = prompt.sampling
-        stream = np.random.SeedSequence([sampling.seed, prompt.id, index])
+        stream = np.random.SeedSequence([sampling.seed, prompt.id])
         return SamplingParams(
+            n=prompt.n,
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
-            seed=int(stream.generate_state(1, np.uint64)[0] >> 1),
+            seed=int(stream.generate_state(1, np.uint64)[0] >> 2),  # sample i draws from this + i
             stop=list(sampling.stop),
             include_stop_str_in_output=True,
             stop_token_ids=self.stop_ids,
@@ -145,33 +143,25 @@ class VllmCore:
     def step(self) -> list[Pending]:
         """See `Core.step`."""
         done, self.finished = self.finished, []
-        if self.prompts:
+        if self.requests:
             done += self._taken(self.engine.step())
         return done
 
     def _taken(self, outputs: Sequence[Any]) -> list[Pending]:
         out = []
         for output in outputs:
-            if not output.finished or output.request_id not in self.requests:
-                continue
-            pending, index = self.requests.pop(output.request_id)
-            pending.done[index] = _completion(output)
-            if len(pending.done) == pending.prompt.n:
-                del self.prompts[pending]
+            if output.finished and (pending := self.requests.pop(output.request_id, None)):
+                pending.done = {made.index: _completion(made) for made in output.outputs}
                 out.append(pending)
         return out
 
     def drop(self, gone: set[Pending]) -> None:
         """See `Core.drop`."""
-        names = [name for pending in gone for name in self.prompts.pop(pending, ())]
-        self.engine.abort_request([name for name in names if self.requests.pop(name, None)])
+        names = [name for name, pending in self.requests.items() if pending in gone]
+        self.engine.abort_request(names)
+        for name in names:
+            del self.requests[name]
         self.finished = [pending for pending in self.finished if pending not in gone]
-
-    def sleep(self) -> None:
-        """See `Core.sleep`. At vLLM's level 2, without a copy of the weights on the host, for the next load brings
-        them all. On the CPU vLLM has no sleep mode: it keeps its memory."""
-        if self.engine.model_config.enable_sleep_mode and not self.engine.is_sleeping():
-            self.engine.sleep(level=2)
 
     def load(self, weights: Published) -> None:
         """See `Core.load`."""
@@ -205,15 +195,15 @@ class VllmCore:
                     return np.array([entry[token].logprob for token, entry in pairs], np.float32)
 
     def clear(self) -> None:
-        self.drop(set(self.prompts) | set(self.finished))
+        self.drop({*self.requests.values(), *self.finished})
 
     def close(self) -> None:
         self.clear()
         self.engine.engine_core.shutdown()
 
 
-def _completion(output: RequestOutput) -> Completion:
-    made: Any = output.outputs[0]
+def _completion(made: Any) -> Completion:
+    """Of vLLM's `CompletionOutput`."""
     logprobs = np.array(made.logprobs.logprobs, np.float32)
     versions = tuple((span.start, int(span.version)) for span in made.weight_versions)
     stop = "stop" if made.finish_reason == "stop" else "length"
