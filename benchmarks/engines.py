@@ -1,7 +1,7 @@
 """Engines, each beside the bare library that it is made of, on one thread: `.venv/bin/python -m benchmarks.engines`.
 
-vllm   tokens/s through pool, worker and engine against a bare `vllm.LLM.generate`: 64 prompts x 8 samples of up to 64 tokens,
-       the same sampling with the same kind of seeds and log-probs; both in actors, asked in turns
+vllm   tokens/s through pool, worker and engine against a bare `vllm.LLM.generate`: 64 prompts x 8 samples of up to 64
+       tokens, the same sampling with the same kind of seeds and log-probs; both in actors, asked in turns
 torch  tokens/s of the engine against transformers' `generate`, 256 sequences at once: 20 tokens each; and ragged
        lengths of a fifth of the limit of 100 on average (transformers stops each row at its length, as it would at an
        end of sequence)
