@@ -26,7 +26,7 @@ bench: .venv/.ready
 # The CPU build of torch comes first, by pip, which obeys this machine's own settings; where they know none, from
 # PyTorch's index. Everything else is pinned in requirements/cpu.txt. Compiled at set-up, for a run's four processes each
 # import torch or Ray: started from source they take twice as long, and some environments never keep what they compiled.
-.venv/.ready: pyproject.toml requirements/cpu.txt
+.venv/.ready: pyproject.toml requirements/cpu.txt requirements/oracles.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Assay needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q uv
@@ -34,6 +34,9 @@ bench: .venv/.ready
 	  || $(BIN)/python -m pip install -q --no-deps "$(TORCH)" --index-url https://download.pytorch.org/whl/cpu
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -r requirements/cpu.txt -e . \
 	  || $(BIN)/python -m pip install -q --no-deps -r requirements/cpu.txt -e .
+	$(BIN)/uv pip install -q --no-deps --target .venv/oracles -r requirements/oracles.txt \
+	  || $(BIN)/python -m pip install -q --no-deps --target .venv/oracles -r requirements/oracles.txt
+	rm -rf .venv/oracles/tests .venv/oracles/scripts
 	$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true
 	touch $@
 

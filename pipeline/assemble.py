@@ -54,13 +54,18 @@ def tasks_of(config: Config) -> dict[str, TaskSets]:
 
 
 def texts_of(tasks: Mapping[str, TaskSets]) -> list[str]:
-    """What a tokenizer made from scratch has to be able to write: every prompt, demonstration and reference."""
+    """What a tokenizer made from scratch has to be able to write: every prompt, answer and reference."""
     sets = {id(one): one for one in tasks.values()}.values()
     return [
         text
         for one in sets
         for task in (*one.train, *one.held_out)
-        for text in (*(message.content for message in task.messages), task.demonstration, task.reference)
+        for text in (
+            *(message.content for message in task.messages),
+            *(answer.text for answer in task.answers),
+            None if task.answers else task.demonstration,  # it is one of them
+            task.reference,
+        )
         if text
     ]
 
@@ -116,6 +121,7 @@ class Hands:
     """The workers of a run. Judges come and go with the stages' rewards."""
 
     config: Config
+    run_dir: Path
     reserved: Reserved
     learner: LearnerTeam
     rollouts: RolloutPool
@@ -161,7 +167,7 @@ async def hands(config: Config, run_dir: Path, texts: list[str]) -> Hands:
         learner, rollouts = LearnerInTurn(*at_learner, turns=turns), RolloutsInTurn(*at_rollout, turns=turns)
     else:
         learner, rollouts = LearnerTeam(*at_learner), RolloutPool(*at_rollout)
-    crew = Hands(config, taken, learner, rollouts, ObjectStoreTransport(learner, rollouts))
+    crew = Hands(config, run_dir.absolute(), taken, learner, rollouts, ObjectStoreTransport(learner, rollouts))
     first = [crew.judges_for(rewards) for rewards in panels(config)[:1]]
     await asyncio.gather(learner.start(), rollouts.start(), *first)
     await rollouts.open(path, _make_engine(config))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.assemble import check_engine, panel_of, panels, placement_of, tasks_of, texts_of
-from pipeline.config import Config, EvaluateStage, Rewards, SftStage
+from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, Rewards, SftStage
 from pipeline.fit import check_lengths, check_machine, check_timeouts
 from pipeline.memory import BYTES, Longest, Needs, needs
 from pipeline.tasks import TaskSets
@@ -50,11 +50,12 @@ class Checked:
 
     @property
     def disk_bytes(self) -> int:
-        """What the run directory may grow to: each checkpoint holds weights, AdamW's two moments and the reference (and
-        one is being written while the old ones stay); then the first and the final policy, and those that stages start
-        from. All of it is float32."""
+        """What the run directory may grow to: each checkpoint holds weights, AdamW's two moments, the reference and the
+        same three of a critic (and one is being written while the old ones stay); then the first and the final policy,
+        and those that stages start from. All of it is float32."""
         starts = {stage.start for stage in self.config.stages.values() if stage.start}
-        copies = (3 + self.needs.reference) * (self.config.checkpoints.keep + 1) + 2 + len(starts)
+        each = 3 + self.needs.reference + 3 * self.needs.critic
+        copies = each * (self.config.checkpoints.keep + 1) + 2 + len(starts)
         return self.parameters * BYTES["float32"] * copies + FILES_BYTES
 
 
@@ -68,6 +69,7 @@ def check(config: Config) -> Checked:
     cases = asyncio.run(_self_checks(config, tasks))
     check_engine(config)
     sizes, renderer = _model(config, tasks)
+    _check_critics(config)
     longest = {name: _longest(sets, renderer) for name, sets in tasks.items()}
     check_lengths(config, sizes.positions, longest)
     placement, needed = placement_of(config), needs(config, sizes, tasks, longest)
@@ -88,6 +90,15 @@ def _check_tasks(name: str, stage: object, tasks: TaskSets) -> None:
                 f"stages.{name}.data: task {bare.id!r} has no demonstration to imitate; "
                 "name the column with data.columns.demonstration"
             )
+    if isinstance(stage, PreferenceStage | RewardModelStage):
+        single = stage.algorithm.kind in ("kto", "ratings")
+        poor = next((task for task in tasks.train if len(task.answers) < (1 if single else 2)), None)
+        if poor is not None:
+            wanted, more = ("rated answers", ", or data.columns.rating") if single else ("two answers to compare", "")
+            raise Refused(
+                f"stages.{name}.data: task {poor.id!r} has no {wanted}, which {stage.algorithm.kind} needs; "
+                f"name them with data.columns.chosen and data.columns.rejected{more}"
+            )
 
 
 def _model(config: Config, tasks: Mapping[str, TaskSets]) -> tuple[ModelSizes, Renderer]:
@@ -106,17 +117,32 @@ def _model(config: Config, tasks: Mapping[str, TaskSets]) -> tuple[ModelSizes, R
     return sizes, renderer
 
 
+def _check_critics(config: Config) -> None:
+    from workers.models.load import load_config
+
+    for name, stage in config.stages.items():
+        critic = getattr(getattr(stage, "algorithm", None), "critic", None)
+        if critic and critic.start and critic.start not in config.stages:
+            try:
+                load_config(critic.start)
+            except Refused as error:
+                raise Refused(f"stages.{name}.algorithm.critic.start: {error}") from error
+
+
 def _longest(sets: TaskSets, renderer: Renderer) -> Longest:
     """Of the first tasks and of those with the most characters."""
 
     def characters(task: Task) -> int:
-        return sum(len(message.content) for message in task.messages) + len(task.demonstration or "")
+        answers = [task.demonstration or "", *(answer.text for answer in task.answers)]
+        return sum(len(message.content) for message in task.messages) + max(map(len, answers))
 
     tried = [*sets.train[:TRIED], *sets.held_out[:TRIED]]
     tried += sorted((*sets.train, *sets.held_out), key=characters)[-TRIED:]
     prompts = [len(renderer.prompt(task.messages)) for task in tried]
     answers = [0 if task.demonstration is None else len(renderer.answer(task.demonstration)) for task in tried]
-    return Longest(max(prompts), max(map(sum, zip(prompts, answers, strict=True))))
+    compared = [[n + len(renderer.answer(one.text)) for one in t.answers] for n, t in zip(prompts, tried, strict=True)]
+    one = max(max(found, default=0) for found in compared)
+    return Longest(max(prompts), max(map(sum, zip(prompts, answers, strict=True))), one, max(map(sum, compared)))
 
 
 async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tuple[Rewards, dict[str, int]]]:

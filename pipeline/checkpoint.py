@@ -28,6 +28,7 @@ class State:
     finished  results of the stages that are done, by name
     files     bytes of the run directory's files at this moment
     failures  the failure budget's window
+    memory    what the stage's algorithm carries from step to step
     seconds   what the run has taken so far; `stage_seconds` the stage in hand
     """
 
@@ -39,6 +40,7 @@ class State:
     failures: list[str | None] = field(default_factory=list)
     seconds: float = 0.0
     stage_seconds: float = 0.0
+    memory: dict[str, float] = field(default_factory=dict)
 
 
 class Checkpoints:

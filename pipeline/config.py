@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from annotated_types import Ge
 from pydantic import Field, ValidationError, model_validator
@@ -19,22 +19,20 @@ from pydantic import Field, ValidationError, model_validator
 from pipeline.knobs import Knobs
 from pipeline.refusals import refusal
 from pipeline.sections import (
-    AlgorithmKnobs,
     Checkpoints,
     Cluster,
-    Count,
     Data,
     Learner,
     Model,
     Optimizer,
     PathSeat,
-    Positive,
     Rewards,
     Rollout,
     Sampling,
     SeatKnobs,
     Tracking,
 )
+from pipeline.stage_kinds import EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage, TrainStage
 from pipeline.yaml_files import override, read_yaml
 from rewards.errors import nearest
 
@@ -43,6 +41,8 @@ __all__ = [
     "EvaluateStage",
     "Optimizer",
     "PathSeat",
+    "PreferenceStage",
+    "RewardModelStage",
     "Rewards",
     "RlStage",
     "Sampling",
@@ -55,69 +55,9 @@ __all__ = [
 ]
 
 
-class TrainStage(Knobs):
-    """What stages that learn have in common."""
-
-    start: str | None = None
-    """The earlier stage whose policy this one starts from; default: the policy as it stands."""
-    data: Data
-    """The stage's tasks."""
-    learner: Optimizer
-    """How this stage moves the weights."""
-    steps: Count
-    """Steps of the stage."""
-    groups_per_step: Count
-    """Tasks per step."""
-
-
-class SftStage(TrainStage):
-    """Supervised fine-tuning on the tasks' demonstrations."""
-
-    kind: Literal["sft"]
-    """What the stage does."""
-
-
-class RlStage(TrainStage):
-    """Reinforcement learning against the rewards."""
-
-    kind: Literal["rl"]
-    """What the stage does."""
-    algorithm: AlgorithmKnobs
-    """How rewards become gradients."""
-    rewards: Rewards
-    """Who judges."""
-    rollout: Sampling
-    """How completions are drawn."""
-    max_staleness: Annotated[int, Ge(0)] = 0
-    """Steps by which a rollout's weights may be older than the learner's; 0: synchronous."""
-    gap_warning: Positive = 0.05
-    """Warn once when learner's and rollout's log-probs are further apart than this, nats, mean over a step's tokens."""
-    gap_limit: Positive | None = None
-    """End the run when they are further apart than this."""
-
-
-class EvaluateStage(Knobs):
-    """Accuracy on the held-out tasks: the share of completions whose reward is at least `pass_at`."""
-
-    kind: Literal["evaluate"]
-    """What the stage does."""
-    start: str | None = None
-    """The earlier stage whose policy is evaluated; default: the policy as it stands."""
-    data: Data
-    """The stage's tasks."""
-    rewards: Rewards
-    """Who judges."""
-    rollout: Sampling
-    """How completions are drawn; temperature 0 unless the stage says otherwise."""
-    samples: Count = 1
-    """Completions per task."""
-    limit: Count | None = None
-    """At most this many held-out tasks."""
-    pass_at: float = 0.5
-    """The reward from which a completion counts as right."""
-
-
-StageConfig = Annotated[SftStage | RlStage | EvaluateStage, Field(discriminator="kind")]
+StageConfig = Annotated[
+    SftStage | PreferenceStage | RewardModelStage | RlStage | EvaluateStage, Field(discriminator="kind")
+]
 
 
 class Config(Knobs):
@@ -162,8 +102,23 @@ class Config(Knobs):
             if stage.start is not None and stage.start not in done:
                 hint = nearest(stage.start, done) if done else "no stage before it does"
                 raise ValueError(f"stages.{name}.start: no earlier stage {stage.start!r} makes a policy; {hint}")
-            if not isinstance(stage, EvaluateStage):
+            if not isinstance(stage, EvaluateStage | RewardModelStage):
                 done.append(name)
+        return self
+
+    @model_validator(mode="after")
+    def _critics(self) -> Config:
+        """A critic starts from a directory, or from an earlier stage's reward model."""
+        made: list[str] = []
+        for name, stage in self.stages.items():
+            critic = getattr(getattr(stage, "algorithm", None), "critic", None)
+            start = critic.start if critic else None
+            if start in self.stages and start not in made:
+                hint = nearest(start, made) if made else "expected a directory, or an earlier stage of that kind"
+                where = f"stages.{name}.algorithm.critic.start"
+                raise ValueError(f"{where}: stage {start!r} makes no reward model before it; {hint}")
+            if isinstance(stage, RewardModelStage):
+                made.append(name)
         return self
 
     @model_validator(mode="after")
@@ -220,6 +175,13 @@ class Config(Knobs):
         return self
 
 
+KINDS = {
+    "sft": SftStage,
+    "preference": PreferenceStage,
+    "reward_model": RewardModelStage,
+    "rl": RlStage,
+    "evaluate": EvaluateStage,
+}
 # The keys of the run's own sections that a stage may lay its own over.
 _SHARED = {"data": None, "rewards": None, "learner": Optimizer, "rollout": Sampling}
 _INHERITED = dict.fromkeys(_SHARED, " (here, or at the top of the config for all stages)")
@@ -244,7 +206,7 @@ def parse_config(data: dict[str, Any], where: str) -> Config:
 def schema() -> dict[str, Any]:
     """The JSON schema of what a YAML file may hold: a stage need not repeat the run's own sections."""
     out = Config.model_json_schema()
-    for stage in (SftStage, RlStage, EvaluateStage):
+    for stage in KINDS.values():
         section = out["$defs"][stage.__name__]
         section["required"] = [key for key in section["required"] if key not in _SHARED]
     return out
@@ -259,14 +221,13 @@ def _resolve(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resolve_stage(data: dict[str, Any], stage: Any) -> Any:
-    wanted = {"sft": SftStage, "rl": RlStage, "evaluate": EvaluateStage}
-    if not isinstance(stage, dict) or stage.get("kind") not in wanted:
+    if not isinstance(stage, dict) or stage.get("kind") not in KINDS:
         return stage
     out = dict(stage)
     for section, shared in _SHARED.items():
         own = stage.get(section, {})
         base = data.get(section)
-        if section not in wanted[stage["kind"]].model_fields or not isinstance(own, dict):
+        if section not in KINDS[stage["kind"]].model_fields or not isinstance(own, dict):
             continue
         base = base if isinstance(base, dict) else {}
         if shared is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import shutil
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from pipeline.assemble import Hands, hands, texts_of
 from pipeline.checkpoint import Checkpoints, State
-from pipeline.config import Config, EvaluateStage
+from pipeline.config import Config, EvaluateStage, RewardModelStage, TrainStage
 from pipeline.lab.report import write_report
 from pipeline.progress import Progress
 from pipeline.rundir import write_json
@@ -118,7 +119,7 @@ async def _drive(run: Run, resumed: tuple[State, Path] | None) -> None:
         gc.freeze()  # tasks and modules stay to the end: no collection during a step need look at them
         try:
             await _stages(run, crew, progress, resumed)
-            await crew.learner.save_model(run.run_dir.absolute() / "model")
+            await _save_result(run, crew)
         finally:
             await crew.close()
 
@@ -140,11 +141,22 @@ async def _stages(run: Run, crew: Hands, progress: Progress, resumed: tuple[Stat
         results = await run_stage(name, crew, run.tasks[name], recorder, takes_up)
         seconds = time.monotonic() - run.stage_began
         run.state.finished[name] = {"kind": stage.kind, "seconds": seconds, **results}
-        if any(later.start == name for later in run.config.stages.values()):
+        if isinstance(stage, RewardModelStage) or any(later.start == name for later in run.config.stages.values()):
             await crew.learner.save_model(run.run_dir.absolute() / "stages" / name)
-        await _checkpoint(run, crew, None, 0, [])
+        await _checkpoint(run, crew, None, 0, [], {})
         run.files.event("stage_done", told(results), name)
         progress.stage_done(name, told(results))
+
+
+async def _save_result(run: Run, crew: Hands) -> None:
+    """model/: what the last stage that learns made. A reward model lies there already: the learner of a run that was
+    resumed after its stage holds the policy alone."""
+    learned = [name for name, stage in run.config.stages.items() if isinstance(stage, TrainStage)]
+    model = run.run_dir.absolute() / "model"
+    if learned and isinstance(run.config.stages[learned[-1]], RewardModelStage):
+        shutil.copytree(run.run_dir / "stages" / learned[-1], model, dirs_exist_ok=True)
+    else:
+        await crew.learner.save_model(model)
 
 
 def _evaluated(stage: Any, tasks: TaskSets) -> int | None:
@@ -153,7 +165,7 @@ def _evaluated(stage: Any, tasks: TaskSets) -> int | None:
 
 def _resumed(resumed: tuple[State, Path], crew: Hands) -> Resumed:
     state, path = resumed
-    return Resumed(state.step, state.failures, lambda: crew.learner.load(path.absolute()))
+    return Resumed(state.step, state.failures, state.memory, lambda: crew.learner.load(path.absolute()))
 
 
 @dataclass
@@ -163,19 +175,29 @@ class _Stepped:
     run: Run
     crew: Hands
 
-    async def __call__(self, stage: str, step: int, failures: list[str | None]) -> float:
+    async def __call__(self, stage: str, step: int, failures: list[str | None], memory: dict[str, float]) -> float:
         began = time.monotonic()
         steps = getattr(self.run.config.stages[stage], "steps", 0)
         if step % self.run.config.checkpoints.every or step >= steps:
             return 0.0
-        await _checkpoint(self.run, self.crew, stage, step, failures)
+        await _checkpoint(self.run, self.crew, stage, step, failures, memory)
         return time.monotonic() - began
 
 
-async def _checkpoint(run: Run, crew: Hands, stage: str | None, step: int, failures: list[str | None]) -> None:
+async def _checkpoint(
+    run: Run, crew: Hands, stage: str | None, step: int, failures: list[str | None], memory: dict[str, float]
+) -> None:
     spent = time.monotonic() - run.stage_began if stage else 0.0
     state = State(
-        run.state.number + 1, stage, step, dict(run.state.finished), run.files.position(), failures, run.seconds, spent
+        run.state.number + 1,
+        stage,
+        step,
+        dict(run.state.finished),
+        run.files.position(),
+        failures,
+        run.seconds,
+        spent,
+        memory,
     )
     await run.checkpoints.save(state, lambda path: crew.learner.save(path.absolute()))
     run.state, run.began = state, time.monotonic()

@@ -1,11 +1,12 @@
-"""Where a step's samples come from: `OnlineFeed` (rollouts, judged) or `OfflineFeed` (demonstrations on file)."""
+"""Where a step's samples come from: `OnlineFeed` (rollouts, judged) or `OfflineFeed` (answers on file)."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from pipeline.failures import FailureBudget
 from pipeline.metrics import group_metrics
 from pipeline.producer import Producer
 from pipeline.samples import to_samples
-from rewards.types import ScoredGroup, Task
+from rewards.types import Rated, ScoredGroup, Task
 from workers.ports import Rollouts
 from workers.types import Sample
 
@@ -68,18 +69,47 @@ class OnlineFeed:
         wait = time.perf_counter() - start
         self.budget.count(groups)
         generate, judge = self.producer.clock.read()
-        return Batch(to_samples(groups), groups, group_metrics(groups), wait, generate, judge)
+        metrics = group_metrics(groups)
+        if self.producer.resample:
+            metrics["rollout/resampled"] = float(self.producer.resampled)
+            self.producer.resampled = 0
+        return Batch(to_samples(groups), groups, metrics, wait, generate, judge)
 
     async def release(self) -> None:
         await self.buffer.release(self.groups_per_step)
 
 
-class OfflineFeed:
-    """Demonstrations as samples, in the order of their cursor. Each text is tokenized once, while the learner works."""
+Answers = Callable[[Task], Sequence[Rated]]
 
-    def __init__(self, task_at: Callable[[int], Task], rollouts: Rollouts, groups_per_step: int):
-        self.task_at, self.rollouts, self.groups_per_step = task_at, rollouts, groups_per_step
-        self.rendered: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+def demonstration(task: Task) -> Sequence[Rated]:
+    """For SFT: the one answer to imitate; nothing compares it, its rating says nothing."""
+    return (Rated(str(task.demonstration), math.nan),)
+
+
+def answers(task: Task) -> Sequence[Rated]:
+    """For algorithms that compare: every rated answer."""
+    return task.answers
+
+
+class OfflineFeed:
+    """Answers on file as samples, in the order of their cursor; those to one task are a group. Each text is tokenized
+    once, while the learner works.
+
+    mismatched  also every answer's prompt with the next task's answer in its place, unrated (KTO's)
+    """
+
+    def __init__(
+        self,
+        task_at: Callable[[int], Task],
+        answers_of: Answers,
+        rollouts: Rollouts,
+        groups_per_step: int,
+        mismatched: bool = False,
+    ):
+        self.task_at, self.answers_of, self.rollouts = task_at, answers_of, rollouts
+        self.groups_per_step, self.mismatched = groups_per_step, mismatched
+        self.rendered: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
         self.ahead: tuple[int, asyncio.Task[list[Sample]]] | None = None
 
     async def take(self, step: int) -> Batch:
@@ -95,16 +125,38 @@ class OfflineFeed:
 
     def _prepare(self, step: int) -> asyncio.Task[list[Sample]]:
         places = range(step * self.groups_per_step, (step + 1) * self.groups_per_step)
-        return asyncio.create_task(self._samples(places))
+        return asyncio.create_task(self.samples(places))
 
-    async def _samples(self, places: range) -> list[Sample]:
+    async def samples(self, places: range) -> list[Sample]:
+        """The samples of these places, tokenized where they were not yet."""
         tasks = [self.task_at(place) for place in places]
-        fresh = {task.id: task for task in tasks if task.id not in self.rendered}
+        await self._render(tasks)
+        out = []
+        for number, (place, task) in enumerate(zip(places, tasks, strict=True)):
+            found = self.answers_of(task)
+            out += [
+                sequence(place, i, *self.rendered[task.id, i], None if math.isnan(one.rating) else one.rating)
+                for i, one in enumerate(found)
+            ]
+            if self.mismatched:
+                other = tasks[(number + 1) % len(tasks)]
+                prompt = self.rendered[task.id, 0][0]
+                foreign = [self.rendered[other.id, i][1] for i in range(len(self.answers_of(other)))]
+                out += [sequence(place, len(found) + i, prompt, answer, None) for i, answer in enumerate(foreign)]
+        return out
+
+    async def _render(self, tasks: Sequence[Task]) -> None:
+        fresh = {
+            (task.id, i): replace(task, demonstration=one.text, answers=(), meta={})
+            for task in tasks
+            for i, one in enumerate(self.answers_of(task))
+            if (task.id, i) not in self.rendered
+        }
         if fresh:
             self.rendered.update(zip(fresh, await self.rollouts.render(list(fresh.values())), strict=True))
-        return [_demonstration(place, *self.rendered[task.id]) for place, task in zip(places, tasks, strict=True)]
 
 
-def _demonstration(place: int, prompt: np.ndarray, answer: np.ndarray) -> Sample:
+def sequence(group: int, index: int, prompt: np.ndarray, answer: np.ndarray, reward: float | None) -> Sample:
+    """A prompt with an answer on file; the answer's tokens count as the policy's own."""
     mask = np.concatenate([np.zeros(len(prompt), bool), np.ones(len(answer), bool)])
-    return Sample(place, 0, np.concatenate([prompt, answer]), mask, np.zeros(len(mask), np.float32))
+    return Sample(group, index, np.concatenate([prompt, answer]), mask, None, reward)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pipeline.config import Config, EvaluateStage, RlStage, SftStage
+from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage
 from pipeline.memory import LIBRARIES, VLLM_GPU_SHARE, Longest, Needs
 from pipeline.rundir import size
 from rewards.errors import Refused
@@ -32,9 +32,11 @@ def check_lengths(config: Config, positions: int | None, longest: Mapping[str, L
     """Sequences must fit into the model's context, and what is learned from into a micro-batch."""
     for name, stage in config.stages.items():
         where = f"stages.{name}"
-        if isinstance(stage, SftStage):
-            found = longest[name].demonstration
-            said = f"the longest tried prompt and demonstration have {found} tokens together"
+        if isinstance(stage, SftStage | PreferenceStage | RewardModelStage):
+            compared = not isinstance(stage, SftStage)
+            found = longest[name].answer if compared else longest[name].demonstration
+            what = "answer" if compared else "demonstration"
+            said = f"the longest tried prompt and {what} have {found} tokens together"
             if positions and found > positions:
                 raise Refused(f"{where}.data: {said}, the model takes {positions}")
         else:
@@ -51,6 +53,9 @@ def check_lengths(config: Config, positions: int | None, longest: Mapping[str, L
                     f"{where}.rollout.max_new_tokens: {new} and the longest tried prompt's {prompt} tokens make "
                     f"{found}, expected at most {takes} ({key})"
                 )
+        if isinstance(stage, PreferenceStage | RewardModelStage):
+            found = longest[name].answers
+            said = f"the answers of a tried task, which are compared, have {found} tokens together with their prompts"
         if not isinstance(stage, EvaluateStage) and found > stage.learner.micro_batch_tokens:
             raise Refused(
                 f"{where}.learner.micro_batch_tokens: {stage.learner.micro_batch_tokens}, but {said}; "

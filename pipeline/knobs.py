@@ -7,6 +7,7 @@ A plug-in (a reward source, an algorithm, a data kind) is a plain frozen datacla
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import re
 import typing
@@ -43,6 +44,13 @@ class Knobs(BaseModel):
 class PlugKnobs(Knobs):
     """The config of a plug-in; `build` makes the plug-in itself."""
 
+    @model_validator(mode="after")
+    def _agree(self) -> PlugKnobs:
+        """What the plug-in refuses of keys that are each allowed (a `ValueError` of its `__post_init__`)."""
+        if type(self) in _PLUGS:
+            self.build()
+        return self
+
     def build(self) -> Any:
         plug = _PLUGS[type(self)]
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(plug)}
@@ -55,15 +63,21 @@ _PLUGS: dict[type, type] = {}
 def knobs_from(plug: type, base: type[PlugKnobs] = PlugKnobs, kind: str | None = None) -> type[Any]:
     """A config model with the dataclass's fields, and a literal `kind` where one is given.
 
-    The docstring's table (name, two spaces or more, what it means) describes the fields.
+    The docstring's table (name, two spaces or more, what it means) describes the fields. What a dataclass has from
+    another one stands in that one's model: keys that several plug-ins share are one set of keys.
     """
+    shared = next((parent for parent in plug.__bases__ if dataclasses.is_dataclass(parent)), None)
+    base = _shared(shared, base) if shared else base
     hints = typing.get_type_hints(plug, include_extras=True)
     summary, described = _described(plug)
     fields: dict[str, Any] = {"kind": (typing.Literal[kind], Field(description=summary))} if kind else {}
     for field in dataclasses.fields(plug):
+        if field.name in base.model_fields and field.name not in inspect.get_annotations(plug):
+            continue
         hint = hints[field.name]
         default: Any = ...
-        description = described.get(field.name)
+        inherited = base.model_fields.get(field.name)
+        description = described.get(field.name, inherited and inherited.description)
         if field.default is not dataclasses.MISSING:
             default = field.default
         elif field.default_factory is not dataclasses.MISSING:
@@ -76,6 +90,11 @@ def knobs_from(plug: type, base: type[PlugKnobs] = PlugKnobs, kind: str | None =
     model = create_model(plug.__name__, __base__=base, __doc__=summary, **fields)
     _PLUGS[model] = plug
     return model
+
+
+@functools.cache
+def _shared(plug: type, base: type[PlugKnobs]) -> type[PlugKnobs]:
+    return knobs_from(plug, base)
 
 
 def _described(plug: type) -> tuple[str, dict[str, str]]:

@@ -1,9 +1,10 @@
 """How much memory each process needs on its device: what it holds for certain, and an estimate of what its work takes.
 
-The learner keeps weights, gradients, AdamW's two moments and the reference in float32, whatever it computes in. Of its
-work the logits are the big part: four arrays of float32, own tokens x vocabulary (logits, log-probs, and two that
-entropy and gradient need; measured at the peak of an update: 4.0 of them, 3.5 in bfloat16). What the layers keep for
-the way back is counted as ten vectors of the hidden size and four of the MLP's per token and layer.
+The learner keeps weights, gradients, AdamW's two moments and the reference in float32, whatever it computes in; a
+critic with a trunk of its own is a second model, without logits. Of the work these are the big part:
+four arrays of float32, own tokens x vocabulary (logits, log-probs, and two that entropy and gradient need; measured at
+the peak of an update: 4.0 of them, 3.5 in bfloat16). What the layers keep for the way back is counted as ten vectors of
+the hidden size and four of the MLP's per token and layer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.config import Config, EvaluateStage, RlStage, TrainStage
+from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage, TrainStage
 from pipeline.evaluate import WAVE
 from pipeline.tasks import TaskSets
 
@@ -32,10 +33,13 @@ VLLM_GPU_SHARE, GIB = 0.92, 2**30
 
 @dataclass(frozen=True, slots=True)
 class Longest:
-    """Of the tasks that were tried, in tokens: the longest prompt, and the longest prompt with its demonstration."""
+    """Of the tasks that were tried, in tokens: the longest prompt, the longest with its demonstration, the longest with
+    one of its rated answers, and what all rated answers of a task come to, each with its prompt."""
 
     prompt: int
     demonstration: int
+    answer: int = 0
+    answers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +58,34 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Of the run's processes. `reference`: whether a stage keeps one."""
+    """Of the run's processes. `reference`, `critic`: whether a stage keeps one."""
 
     learner: Need
     rollout: Need
     reference: bool
+    critic: bool = False
 
 
 def needs(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], longest: Mapping[str, Longest]) -> Needs:
     """What the learner and one rollout worker need. Judges are not counted: what they hold is the sources' affair."""
     train = {name: stage for name, stage in config.stages.items() if isinstance(stage, TrainStage)}
-    reference = any(isinstance(stage, RlStage) and stage.algorithm.build().needs.logp_ref for stage in train.values())
+    algorithms = [stage.algorithm.build() for stage in train.values() if isinstance(stage, RlStage | PreferenceStage)]
+    reference = any(algorithm.needs.logp_ref for algorithm in algorithms)
+    critic = any(_critic(stage) for stage in train.values())
     copy = sizes.parameters * BYTES["float32"]
-    stays = 1 + reference + (2 if train and not config.learner.gpus else 0)  # on the CPU the moments are at home
+    models = 1 + critic
+    stays = models + reference + (2 * models if train and not config.learner.gpus else 0)  # on the CPU moments stay
     work = max((_learning(config, stage, sizes, longest[name]) for name, stage in train.items()), default=0)
-    learner = Need(copy * (4 if train else 1) + copy * reference, copy * stays, work)
-    return Needs(learner, _rollout(config, sizes, tasks, longest), reference)
+    learner = Need(copy * (4 * models if train else 1) + copy * reference, copy * stays, work)
+    return Needs(learner, _rollout(config, sizes, tasks, longest), reference, critic)
+
+
+def _critic(stage: TrainStage) -> bool:
+    """Whether it keeps a critic, or a reward model, with a trunk of its own."""
+    if isinstance(stage, RewardModelStage):
+        return True
+    scalar = stage.algorithm.build().needs.critic if isinstance(stage, RlStage) else None
+    return scalar is not None and not scalar.shared
 
 
 def _learning(config: Config, stage: TrainStage, sizes: ModelSizes, longest: Longest) -> int:
@@ -77,13 +93,14 @@ def _learning(config: Config, stage: TrainStage, sizes: ModelSizes, longest: Lon
         n, own = stage.groups_per_step * stage.algorithm.group_size, stage.rollout.max_new_tokens
         whole = longest.prompt + own
     else:
-        n, own = stage.groups_per_step, longest.demonstration - longest.prompt
-        whole = longest.demonstration
+        n = stage.groups_per_step
+        whole = longest.demonstration if isinstance(stage, SftStage) else longest.answers
+        own = 0 if isinstance(stage, RewardModelStage) else whole - longest.prompt
     tokens, most = min(stage.learner.micro_batch_tokens, n * whole), BYTES[config.learner.dtype]
     logits = min(tokens, n * max(own, 1)) * sizes.vocabulary * LOGITS * BYTES["float32"]
     layers = tokens * sizes.layers * (10 * sizes.hidden + 4 * sizes.intermediate) * most
     cast = sizes.parameters * most if config.learner.dtype != "float32" else 0
-    return logits + layers + cast
+    return logits + (layers + cast) * (1 + _critic(stage))
 
 
 def _rollout(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], longest: Mapping[str, Longest]) -> Need:

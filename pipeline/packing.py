@@ -19,18 +19,27 @@ EMPTY = np.zeros(0, np.float32)
 def plan(credits_: Sequence[Credit], micro_batch_tokens: int, updates: int = 1) -> Plan:
     """Split the samples into `updates` optimizer updates, and each into micro-batches.
 
-    Samples go to updates in their order, so a group stays together as far as possible.
+    Samples go to updates in their order, so a group stays together as far as possible; a bundle always does.
     """
     if not credits_:
         return Plan(())
-    chunks = [chunk for chunk in np.array_split(np.arange(len(credits_)), updates) if len(chunk)]
-    return Plan(tuple(_update([credits_[i] for i in chunk], micro_batch_tokens) for chunk in chunks))
+    whole = bundles(credits_)
+    chunks = [chunk for chunk in np.array_split(np.arange(len(whole)), updates) if len(chunk)]
+    return Plan(tuple(_update([whole[i] for i in chunk], micro_batch_tokens) for chunk in chunks))
 
 
-def _update(credits_: list[Credit], micro_batch_tokens: int) -> Update:
-    bins = fill([len(c.sample.ids) for c in credits_], micro_batch_tokens)
-    batches = tuple(micro_batch([credits_[i] for i in b]) for b in bins)
-    return Update((batches,), sum(c.mass for c in credits_))
+def bundles(credits_: Sequence[Credit]) -> list[list[Credit]]:
+    """What is never split: the credits of one bundle, in the order of its first; one that is in none stands alone."""
+    out: dict[object, list[Credit]] = {}
+    for place, credit in enumerate(credits_):
+        out.setdefault(("alone", place) if credit.bundle is None else credit.bundle, []).append(credit)
+    return list(out.values())
+
+
+def _update(whole: list[list[Credit]], micro_batch_tokens: int) -> Update:
+    bins = fill([sum(len(c.sample.ids) for c in bundle) for bundle in whole], micro_batch_tokens)
+    batches = tuple(micro_batch([c for i in b for c in whole[i]]) for b in bins)
+    return Update((batches,), sum(c.mass for bundle in whole for c in bundle))
 
 
 def fill(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -41,7 +50,7 @@ def fill(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         need = lengths[item]
         if need > capacity:
             raise RunFailed(
-                f"a sample of {need} tokens does not fit learner.micro_batch_tokens={capacity}; "
+                f"a sample or bundle of {need} tokens does not fit learner.micro_batch_tokens={capacity}; "
                 f"raise it to {need} or more"
             )
         place = next((b for b, free in enumerate(room) if free >= need), None)
@@ -60,11 +69,14 @@ def micro_batch(credits_: Sequence[Credit]) -> MicroBatch:
     lengths = np.array([len(s.ids) for s in samples], np.int64)
     mask = np.concatenate([s.mask for s in samples])
     own = np.flatnonzero(mask)
-    drawn = samples[0].reward is not None  # demonstrations have no log-probs of a rollout
-    logp_rollout = np.concatenate([s.logp_rollout for s in samples])[own] if drawn else None
+    drawn = [s.logp_rollout for s in samples if s.logp_rollout is not None]
+    logp_rollout = np.concatenate(drawn)[own] if drawn else None
+    compared = credits_[0].bundle is not None
     signals = [c.signals for c in credits_]
     old = [s.logp_old for s in signals if s.logp_old is not None]
     ref = [s.logp_ref for s in signals if s.logp_ref is not None]
+    value = [s.value for s in signals if s.value is not None]
+    target = [c.target for c in credits_ if c.target is not None]
     return MicroBatch(
         ids=np.concatenate([s.ids for s in samples]).astype(np.int64),
         position=np.concatenate([np.arange(n) for n in lengths]),
@@ -76,6 +88,10 @@ def micro_batch(credits_: Sequence[Credit]) -> MicroBatch:
         logp_ref=np.concatenate(ref) if ref else None,
         advantage=np.concatenate([c.advantage for c in credits_]),
         weight=np.concatenate([c.weight for c in credits_]),
+        bundle=np.array([c.bundle for c in credits_], np.int64) if compared else None,
+        label=np.array([c.label for c in credits_], np.float32) if compared else None,
+        value_old=np.concatenate(value) if value else None,
+        target=np.concatenate(target) if target else None,
     )
 
 
@@ -95,6 +111,7 @@ def unpack(
         ends = np.cumsum([int(samples[i].mask.sum()) for i in members])[:-1]
         old = np.split(answer["logp_old"], ends) if needs.logp_old else [None] * len(members)
         ref = np.split(answer["logp_ref"], ends) if needs.logp_ref else [None] * len(members)
+        value = np.split(answer["value"][:, 0], ends) if needs.critic else [None] * len(members)
         for place, i in enumerate(members):
-            out[i] = Signals(old[place], ref[place])
+            out[i] = Signals(old[place], ref[place], value[place])
     return out

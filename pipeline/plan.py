@@ -9,7 +9,7 @@ from rich.text import Text
 
 from pipeline.assemble import panels
 from pipeline.check import Checked
-from pipeline.config import EvaluateStage, RlStage, TrainStage
+from pipeline.config import EvaluateStage, PreferenceStage, RewardModelStage, RlStage, TrainStage
 from pipeline.rundir import size
 
 
@@ -43,10 +43,12 @@ def _stages(checked: Checked) -> Table:
             n = len(tasks.held_out[: stage.limit])
             row += [f"{n:,}", "", "", f"{stage.samples:,}", f"{n * stage.samples:,}"]
         else:
-            group = stage.algorithm.group_size if isinstance(stage, RlStage) else 1
+            compared = isinstance(stage, PreferenceStage | RewardModelStage)
+            answers = len(tasks.train[0].answers) if compared else 1
+            group = stage.algorithm.group_size if isinstance(stage, RlStage) else answers
             counts = (len(tasks.train), stage.steps, stage.groups_per_step, group, stage.groups_per_step * group)
             row += [f"{count:,}" for count in counts]
-            policy = name
+            policy = policy if isinstance(stage, RewardModelStage) else name
         table.add_row(*row)
     return table
 

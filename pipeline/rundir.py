@@ -1,8 +1,8 @@
 """The run directory: what lies where, and whether a new run may begin there.
 
 config.yaml (resolved)  environment.json  metrics.jsonl  samples.jsonl  events.jsonl
-checkpoints/  init/ (a model made from scratch)  stages/NAME/ (policies that later stages start from)
-model/ (the final policy)  summary.json  report.html  error.txt (the traceback of a run that failed)
+checkpoints/  init/ (a model made from scratch)  stages/NAME/ (what later stages start from; reward models)
+model/ (the final policy, or reward model)  summary.json  report.html  error.txt (the traceback of a run that failed)
 """
 
 from __future__ import annotations

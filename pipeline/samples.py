@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from rewards.types import Rollout, ScoredGroup
+from rewards.errors import RunFailed
+from rewards.types import Rollout, ScoredGroup, Verdict
 from workers.types import Sample
 
 
@@ -14,17 +16,27 @@ def to_samples(groups: Sequence[ScoredGroup]) -> list[Sample]:
     """One sample per judged rollout, in the groups' order.
 
     A rollout of several turns is one sequence: each turn's prompt continues the one before it, and only the
-    tokens that the policy wrote are its own.
+    tokens that the policy wrote are its own. Raises `RunFailed` for a reward that is not a finite number.
     """
     return [
-        _sample(scored.group.id, rollout, verdict.reward, verdict.steps)
+        _sample(scored.group.id, rollout, verdict)
         for scored in groups
         for rollout, verdict in zip(scored.group.rollouts, scored.verdicts, strict=True)
-        if verdict.reward is not None
+        if _judged(scored, rollout.index, verdict)
     ]
 
 
-def _sample(group: int, rollout: Rollout, reward: float, steps: np.ndarray | None) -> Sample:
+def _judged(scored: ScoredGroup, index: int, verdict: Verdict) -> bool:
+    if verdict.reward is not None and not math.isfinite(verdict.reward):
+        parts = ", ".join(f"{name} {score.value} x {score.weight:g}" for name, score in verdict.scores.items())
+        raise RunFailed(
+            f"task {scored.group.task.id!r}, rollout {index}: reward {verdict.reward}, expected a finite number; from "
+            f"{parts}"
+        )
+    return verdict.reward is not None
+
+
+def _sample(group: int, rollout: Rollout, verdict: Verdict) -> Sample:
     ids: list[np.ndarray] = []
     mask: list[np.ndarray] = []
     logp: list[np.ndarray] = []
@@ -41,7 +53,8 @@ def _sample(group: int, rollout: Rollout, reward: float, steps: np.ndarray | Non
         ids=np.concatenate(ids),
         mask=np.concatenate(mask),
         logp_rollout=np.concatenate(logp),
-        reward=reward,
-        steps=steps,
+        reward=verdict.reward,
+        steps=verdict.steps,
+        scores=verdict.scores,
         version=min(turn.version for turn in rollout.turns),
     )

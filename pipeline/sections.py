@@ -24,7 +24,7 @@ Share = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 
 
-def _one_of(table: Mapping[str, type]) -> Any:
+def one_of(table: Mapping[str, type]) -> Any:
     """The union of a table's plug-ins, told apart by `kind`."""
     models = [knobs_from(cls, kind=kind) for kind, cls in table.items()]
     union = functools.reduce(operator.or_, models)
@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # made from the plug-ins' dataclasses when this is imported; 
     ModelInitKnobs = AlgorithmKnobs = Data = Any
 else:
     ModelInitKnobs = knobs_from(ModelInit)
-    AlgorithmKnobs = _one_of(ALGORITHMS)
-    Data = _one_of(DATA)
+    AlgorithmKnobs = one_of(ALGORITHMS)
+    Data = one_of(DATA)
 
 
 class Model(Knobs):

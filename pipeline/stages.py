@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from pipeline.algorithms import Sft
+from pipeline.algorithms import Kto, Sft
+from pipeline.algorithms.kl_control import Controlled
+from pipeline.algorithms.ppo import Ppo
 from pipeline.assemble import Hands, optimization_of, sampling_of
 from pipeline.buffer import Buffer
-from pipeline.config import Config, EvaluateStage, RlStage, SftStage, TrainStage
+from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage, TrainStage
 from pipeline.evaluate import evaluate
 from pipeline.failures import FailureBudget
-from pipeline.feeds import Batch, OfflineFeed, OnlineFeed
+from pipeline.feeds import Batch, OfflineFeed, OnlineFeed, answers, demonstration
 from pipeline.gap import GapRule
+from pipeline.held_out import pair_accuracy
 from pipeline.loop import Algorithm, Training, train
 from pipeline.producer import Producer
 from pipeline.progress import Progress
@@ -22,6 +25,7 @@ from pipeline.rundir import sample_rows
 from pipeline.stores.ports import RunStore
 from pipeline.tasks import Order, TaskSets
 from rewards.types import Task
+from workers.types import Scalar
 
 # Evaluations are read more closely than any one training step.
 EVALUATION_SAMPLES = 32
@@ -32,15 +36,17 @@ class Recorder:
     """Where a stage's numbers go, and who hears that a step is done (for the next checkpoint).
 
     restarts  the rollout workers' list of who was replaced and why; it grows, and its first `told` lines are on file
+    memory    what the stage's algorithm carries from step to step; checkpoints keep it
     """
 
     config: Config
     store: RunStore
     progress: Progress
-    stepped: Callable[[str, int, list[str | None]], Awaitable[float]]
+    stepped: Callable[[str, int, list[str | None], dict[str, float]], Awaitable[float]]
     last: dict[str, float]
     restarts: Sequence[str]
     told: int = 0
+    memory: dict[str, float] = field(default_factory=dict)
 
     async def step(
         self,
@@ -64,7 +70,7 @@ class Recorder:
         if gap and (warning := gap.check(step, metrics)):
             self.store.event("warning", warning, stage)
             self.progress.note(f"{stage}: {warning}")
-        return await self.stepped(stage, step + 1, list(budget.reasons) if budget else [])
+        return await self.stepped(stage, step + 1, list(budget.reasons) if budget else [], dict(self.memory))
 
     def replaced(self, stage: str) -> int:
         """How many rollout workers were replaced since it was last asked; each is an event of the run."""
@@ -77,10 +83,12 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Resumed:
-    """Where a stage goes on: its next step, the failure budget's window, and how the learner's state comes back."""
+    """Where a stage goes on: its next step, the failure budget's window, what the algorithm remembers, and how the
+    learner's state comes back."""
 
     step: int
     failures: list[str | None]
+    memory: dict[str, float]
     restore: Callable[[], Awaitable[None]]
 
 
@@ -89,11 +97,14 @@ async def run_stage(
 ) -> dict[str, Any]:
     """Do the stage; its results for the summary."""
     stage = hands.config.stages[name]
+    recorder.memory = dict(resumed.memory) if resumed else {}
     try:
         if isinstance(stage, EvaluateStage):
             return await _evaluate(name, stage, hands, tasks, recorder)
-        if isinstance(stage, SftStage):
-            return await _sft(name, stage, hands, tasks, recorder, resumed)
+        if isinstance(stage, SftStage | PreferenceStage):
+            return await _offline(name, stage, hands, tasks, recorder, resumed)
+        if isinstance(stage, RewardModelStage):
+            return await _reward_model(name, stage, hands, tasks, recorder, resumed)
         return await _rl(name, stage, hands, tasks, recorder, resumed)
     finally:
         recorder.replaced(name)
@@ -124,28 +135,70 @@ def _task_at(config: Config, name: str, tasks: TaskSets) -> Callable[[int], Task
 
 
 async def _begin(
-    stage: TrainStage, algorithm: Algorithm, temperature: float, hands: Hands, resumed: Resumed | None
+    stage: TrainStage,
+    algorithm: Algorithm,
+    temperature: float,
+    hands: Hands,
+    resumed: Resumed | None,
+    scalar: Scalar | None = None,
 ) -> int:
     """Set the learner up for the stage; the step to start from."""
     updates = stage.steps * algorithm.updates_per_step
     optimization = optimization_of(stage.learner, updates, temperature)
-    await hands.learner.begin(optimization, algorithm.losses, algorithm.needs.logp_ref)
+    needs = algorithm.needs
+    scalar = scalar or needs.critic
+    if scalar and scalar.start in hands.config.stages:
+        scalar = replace(scalar, start=str(hands.run_dir / "stages" / scalar.start))
+    await hands.learner.begin(optimization, algorithm.losses, needs.logp_ref, scalar)
     if resumed is None:
         return 0
     await resumed.restore()
     return resumed.step
 
 
-async def _sft(
-    name: str, stage: SftStage, hands: Hands, tasks: TaskSets, recorder: Recorder, resumed: Resumed | None
+async def _offline(
+    name: str,
+    stage: SftStage | PreferenceStage,
+    hands: Hands,
+    tasks: TaskSets,
+    recorder: Recorder,
+    resumed: Resumed | None,
 ) -> dict[str, Any]:
-    algorithm = Sft()
+    compared = isinstance(stage, PreferenceStage)
+    algorithm = stage.algorithm.build() if compared else Sft()
     start = await _begin(stage, algorithm, 1.0, hands, resumed)
-    feed = OfflineFeed(_task_at(hands.config, name, tasks), hands.rollouts, stage.groups_per_step)
-    after = partial(recorder.step, name, None, None)
-    await train(
-        Training(algorithm, feed, hands.learner, None, stage.learner.micro_batch_tokens, stage.steps, after), start
+    feed = OfflineFeed(
+        _task_at(hands.config, name, tasks),
+        answers if compared else demonstration,
+        hands.rollouts,
+        stage.groups_per_step,
+        mismatched=isinstance(algorithm, Kto),
     )
+    return await _train_offline(name, stage, algorithm, feed, hands, recorder, start)
+
+
+async def _reward_model(
+    name: str, stage: RewardModelStage, hands: Hands, tasks: TaskSets, recorder: Recorder, resumed: Resumed | None
+) -> dict[str, Any]:
+    algorithm = stage.algorithm.build()
+    start = await _begin(stage, algorithm, 1.0, hands, resumed, algorithm.scalar)
+    feed = OfflineFeed(_task_at(hands.config, name, tasks), answers, hands.rollouts, stage.groups_per_step)
+    results = await _train_offline(name, stage, algorithm, feed, hands, recorder, start)
+    unseen = OfflineFeed(tasks.held_out.__getitem__, answers, hands.rollouts, 1)
+    tokens = stage.learner.micro_batch_tokens
+    found = await pair_accuracy(unseen, len(tasks.held_out), hands.learner, algorithm.scalar, tokens)
+    if found is None:
+        return results
+    recorder.store.metrics(name, stage.steps, found.metrics())
+    return {**results, **found.results()}
+
+
+async def _train_offline(
+    name: str, stage: TrainStage, algorithm: Algorithm, feed: OfflineFeed, hands: Hands, recorder: Recorder, start: int
+) -> dict[str, Any]:
+    after = partial(recorder.step, name, None, None)
+    tokens = stage.learner.micro_batch_tokens
+    await train(Training(algorithm, feed, hands.learner, None, tokens, stage.steps, after), start)
     return {"steps": stage.steps, "loss": recorder.last.get("learner/loss")}
 
 
@@ -165,14 +218,17 @@ async def _rl(
         hands.rollouts,
         judges,
         _task_at(hands.config, name, tasks),
-        sampling_of(hands.config, name, stage.rollout),
+        replace(sampling_of(hands.config, name, stage.rollout), greedy=algorithm.needs.greedy),
         algorithm.group_size,
         wave,
         end,
+        stage.resample,
     )
     feed = OnlineFeed(buffer, producer, wave, budget)
     gap = GapRule(name, stage.gap_warning, stage.gap_limit)
     after = partial(recorder.step, name, budget, gap)
+    if isinstance(algorithm, Ppo) and algorithm.kl_control.target is not None:
+        algorithm = Controlled(algorithm, recorder.memory)
     training = Training(
         algorithm, feed, hands.learner, hands.transport, stage.learner.micro_batch_tokens, stage.steps, after
     )

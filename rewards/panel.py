@@ -87,7 +87,7 @@ class Panel:
                     continue
                 steps = weighted if steps is None else steps + weighted
         failure = failure or dropped
-        scores = {seat.name: score for seat, score in zip(self.seats, row, strict=True)}
+        scores = {seat.name: _weighted(seat, score) for seat, score in zip(self.seats, row, strict=True)}
         return Verdict(None if failure else reward, scores, None if failure else steps, failure)
 
     def _dropped(self, group: Group, columns: Sequence[Sequence[Score]]) -> Failure | None:
@@ -143,6 +143,10 @@ def _signed(score: Score, border: str, latency: float) -> Score:
     if score.steps is not None and not np.isfinite(score.steps).all():
         return Score(failure=Failure(border, "malformed", "a step reward is not finite"), latency=latency)
     return replace(score, latency=latency, failure=score.failure and replace(score.failure, border=border))
+
+
+def _weighted(seat: Seat, score: Score) -> Score:
+    return score if score.weight == seat.weight else replace(score, weight=seat.weight)
 
 
 def _settle(seat: Seat, group: Group, scores: Sequence[Score]) -> Sequence[Score]:

@@ -29,6 +29,14 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Rated:
+    """An answer on file, and how good its raters found it. Without ratings the better of two has 1, the other 0."""
+
+    text: str
+    rating: float
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One thing to be asked.
 
@@ -38,6 +46,7 @@ class Task:
     demonstration  a written-out answer to imitate (SFT)
     rubric         criteria, for judges that read them
     meta           the row's other columns, passed on to reward functions
+    answers        rated answers to learn from by comparison, the best first (preferences, reward models)
     """
 
     id: str
@@ -46,6 +55,7 @@ class Task:
     demonstration: str | None = None
     rubric: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    answers: tuple[Rated, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +129,10 @@ class Score:
 
     steps        f32[K], where the source judges steps
     explanation  the judge's reason, for a person to read
-    parts        named components of the value
+    parts        named components of the value; "over_J": how much this rollout was preferred to rollout J of its group
     cost         money, in the source's own currency
     latency      seconds
+    weight       the source's factor in the reward; the panel sets it
     """
 
     value: float | None = None
@@ -131,10 +142,11 @@ class Score:
     cost: float = 0.0
     latency: float = 0.0
     failure: Failure | None = None
+    weight: float = 1.0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = (self.value, self.steps, self.explanation, self.parts, self.cost, self.latency, self.failure)
-        return Score, fields
+        judged = self.value, self.steps, self.explanation, self.parts
+        return Score, (*judged, self.cost, self.latency, self.failure, self.weight)
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.failure is None):

@@ -23,6 +23,7 @@ from workers.types import (
     Prompt,
     Published,
     Request,
+    Scalar,
     StepReport,
 )
 
@@ -85,15 +86,28 @@ class LossFn(Protocol):
     def __call__(self, batch: MicroBatch, logp: Any, entropy: Any) -> tuple[Any, Mapping[str, tuple[Any, Any]]]: ...
 
 
+class ScalarLoss(Protocol):
+    """As `LossFn`, over a scalar model's numbers: f32[N, heads] at own tokens, f32[S, heads] at sequences' ends."""
+
+    def __call__(self, batch: MicroBatch, values: Any) -> tuple[Any, Mapping[str, tuple[Any, Any]]]: ...
+
+
 class Learner(Protocol):
     """All learner ranks, as one."""
 
-    async def begin(self, optimization: Optimization, losses: Sequence[LossFn], keep_reference: bool) -> None:
-        """Start a stage: fresh optimizer and schedule; `keep_reference` freezes a copy of the policy as it stands."""
+    async def begin(
+        self, optimization: Optimization, losses: Sequence[LossFn], keep_reference: bool, scalar: Scalar | None = None
+    ) -> None:
+        """Start a stage: fresh optimizer and schedule; `keep_reference` freezes a copy of the policy as it stands.
+
+        `scalar` is learned beside the policy, or in its place where there are no losses of a policy. Raises `Refused`
+        where it can't be made.
+        """
         ...
 
     async def infer(self, batches: Sequence[MicroBatch], needs: Needs) -> tuple[list[dict[str, np.ndarray]], float]:
-        """For each micro-batch, f32[N] log-probs by name (logp_old, logp_ref); and the learner's own seconds."""
+        """For each micro-batch, f32[N] log-probs by name (logp_old, logp_ref) and the scalar model's numbers (value,
+        f32[N, heads] or f32[S, heads]); and the learner's own seconds."""
         ...
 
     async def update(self, plan: Plan) -> StepReport:
@@ -115,7 +129,7 @@ class Learner(Protocol):
     async def load(self, directory: Path) -> None: ...
 
     async def save_model(self, directory: Path) -> None:
-        """Write the policy as a Hugging Face directory."""
+        """Write what the stage learned as a Hugging Face directory: the policy, or a reward model."""
         ...
 
     async def load_model(self, directory: Path) -> None:

@@ -11,12 +11,12 @@ Log-probs travel in float32; the log-prob at own token t is that of ids[t] given
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from rewards.types import ScoredGroup, Task
+from rewards.types import Score, ScoredGroup, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Sampling:
     """How to draw a completion. `temperature` 0 takes the likeliest token.
 
     seed               the run's named stream; each sample draws from (seed, group, index) alone
+    greedy             the last of a prompt's completions takes the likeliest tokens, whatever the temperature
     max_prompt_tokens  what a longer prompt comes to is `long_prompts`: "drop" (its rollouts are failures, nothing is
                        generated) or "refuse" (the run ends)
     """
@@ -34,8 +35,13 @@ class Sampling:
     top_k: int = 0
     stop: tuple[str, ...] = ()
     seed: int = 0
+    greedy: bool = False
     max_prompt_tokens: int | None = None
     long_prompts: str = "drop"
+
+    def temperature_of(self, index: int, n: int) -> float:
+        """The temperature of completion `index` of n."""
+        return 0.0 if self.greedy and index == n - 1 else self.temperature
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,29 +93,36 @@ class Sample:
     """One sequence to learn from.
 
     ids, mask     i32[L], bool[L]: the sequence, and which tokens are the policy's own
-    logp_rollout  f32[L], zero where the token is not the policy's own
-    reward        None where nothing judged it (demonstrations)
+    logp_rollout  f32[L], zero where the token is not the policy's own; None where nothing was rolled out
+    reward        the judges', or the raters' of an answer on file; None where nothing judged it
+    scores        every source's score by the source's name, as in `Verdict`
     """
 
     group: int
     index: int
     ids: np.ndarray
     mask: np.ndarray
-    logp_rollout: np.ndarray
+    logp_rollout: np.ndarray | None
     reward: float | None = None
     steps: np.ndarray | None = None
     version: int = 0
+    scores: Mapping[str, Score] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What an algorithm asks the learner to compute before credit is given."""
+    """What an algorithm asks the learner to compute before credit is given; `critic`: the values of this one.
+
+    greedy  no question to the learner: the last rollout of each group is to take the likeliest tokens
+    """
 
     logp_old: bool = False
     logp_ref: bool = False
+    critic: Scalar | None = None
+    greedy: bool = False
 
     def __bool__(self) -> bool:
-        return self.logp_old or self.logp_ref
+        return self.logp_old or self.logp_ref or self.critic is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +131,7 @@ class Signals:
 
     logp_old: np.ndarray | None = None
     logp_ref: np.ndarray | None = None
+    value: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +141,9 @@ class Credit:
     advantage  f32[own]: what multiplies each own token's log-prob gradient
     weight     f32[own]: each own token's weight in the loss's sum
     mass       what this sample adds to the sum's common denominator
+    bundle     samples with the same number are compared with each other, and never computed apart
+    label      how good the sample is, for losses that compare
+    target     f32[own]: what the critic's values are to become
     """
 
     sample: Sample
@@ -134,6 +151,9 @@ class Credit:
     advantage: np.ndarray
     weight: np.ndarray
     mass: float
+    bundle: int | None = None
+    label: float | None = None
+    target: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +164,10 @@ class MicroBatch:
     lengths        i64[S], summing to T
     own            i64[N]: where in T the policy's own tokens stand (never the first of a sequence)
     owner          i64[N]: the sequence each own token belongs to
+    bundle, label  i64[S], f32[S], where the algorithm compares: which sequences with each other, and how good each is
     logp_*, advantage, weight  f32[N]; logp_old is the rollout's where the algorithm did not ask for the learner's,
         and logp_rollout is None where nothing was rolled out (demonstrations)
+    value_old, target  f32[N], where there is a critic: its values before the step, and what they are to become
     """
 
     ids: Any
@@ -158,6 +180,10 @@ class MicroBatch:
     logp_ref: Any | None
     advantage: Any
     weight: Any
+    bundle: Any | None = None
+    label: Any | None = None
+    value_old: Any | None = None
+    target: Any | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +227,31 @@ class Optimization:
     decay_share: float = 1.0
     clip_grad_norm: float = 1.0
     temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A scalar model in the learner: a critic beside the policy, or a reward model in a stage without policy losses.
+
+    loss          of its numbers, a `workers.ports.ScalarLoss`
+    lr            its own peak rate, by the stage's schedule; None: the stage's
+    at            "own": in the state that each own token is drawn in, N of them; "last": at each sequence's end, S
+    heads, depth  numbers per place; layers of the head
+    shared        a head on the policy's own trunk, not a transformer of its own
+    start         the directory of a scalar model to start from; None: the policy's trunk as it stands, a head of zeros
+    warmup        updates at the start of the stage in which it learns alone
+    seed          of the head's inner layers
+    """
+
+    loss: Any
+    lr: float | None = None
+    at: str = "own"
+    heads: int = 1
+    depth: int = 1
+    shared: bool = False
+    start: str | None = None
+    warmup: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class Correction:
     def _ratio(self, credit: Credit) -> np.ndarray:
         """w before it is bounded, f64[own]; inf where that is too much for a float64."""
         sample, old = credit.sample, credit.signals.logp_old
-        assert old is not None, "a correction needs the learner's log-probs"
+        assert old is not None and sample.logp_rollout is not None, "a correction needs both log-probs"
         log_ratio = old.astype(np.float64) - sample.logp_rollout[sample.mask]
         if self.level == "sequence":
             log_ratio = np.full_like(log_ratio, log_ratio.sum())

@@ -1,10 +1,11 @@
 """How rewards become advantages, and log-probs become divergences: the formulas that algorithms share.
 
-Notation: R_i the rewards of one group, G its size; d = log pi_ref - log pi_theta at a token.
+Notation: R_i the rewards of one group, G its size; n responses of a step; d = log pi_ref - log pi_theta at a token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,10 +19,62 @@ def group_relative(rewards: np.ndarray, scale: bool) -> np.ndarray:
     DeepSeekMath (arXiv 2402.03300), eq. 3, with the sample standard deviation (G - 1), as verl and TRL take it.
     A single rollout has nothing to be compared with: its advantage is 0.
     """
-    if len(rewards) < 2:
+    if len(rewards) < 2 or np.ptp(rewards) == 0:
         return np.zeros_like(rewards)
     centred = rewards - rewards.mean()
     return centred / (rewards.std(ddof=1) + 1e-6) if scale else centred
+
+
+def leave_one_out(rewards: np.ndarray) -> np.ndarray:
+    """A_i = R_i - the mean of the other R. f64[G] -> f64[G].
+
+    RLOO (arXiv 2402.14740). A single rollout has nothing to be compared with: its advantage is 0 (verl: R).
+    """
+    n = len(rewards)
+    return (rewards - rewards.mean()) * n / (n - 1) if n > 1 else np.zeros_like(rewards)
+
+
+def whiten(values: Sequence[np.ndarray]) -> list[np.ndarray] | list[None]:
+    """(x - mean) / sqrt(var + 1e-8) over all tokens of the n responses. f64[own] each -> f64[own] each.
+
+    REINFORCE++ (arXiv 2501.03262), with the sample variance and the epsilon of verl's masked_whiten. Nones where all
+    tokens have the same value: nothing is better than anything else.
+    """
+    flat = np.concatenate(values) if values else np.zeros(0)
+    if not len(flat) or np.ptp(flat) == 0:
+        return [None] * len(values)
+    scale = np.sqrt(flat.var(ddof=1) + 1e-8)
+    return [(x - flat.mean()) / scale for x in values]
+
+
+def without_outliers(rewards: np.ndarray, limit: float) -> list[float] | list[None]:
+    """z_i = (R_i - mean) / std over the step; 0 where abs(z_i) > limit. f64[n] -> n numbers.
+
+    StableReinforce (arXiv 2505.02835), with the population's standard deviation. Nones where all are equal.
+    """
+    if np.ptp(rewards) == 0:
+        return [None] * len(rewards)
+    z = (rewards - rewards.mean()) / rewards.std()
+    return np.where(np.abs(z) > limit, 0.0, z).tolist()
+
+
+def pairwise(wins: np.ndarray) -> np.ndarray:
+    """A_i = mean_j d_ij / sqrt(sum_ab d_ab^2 / (2 G (G - 1)) + 1e-6), d_ij by how much i was preferred to j.
+
+    f64[G, G], antisymmetric -> f64[G]. Think-RM (arXiv 2505.16265). With d_ij = R_i - R_j the root is the
+    sample standard deviation, and A is `group_relative`'s. A single rollout's advantage is 0.
+    """
+    n = len(wins)
+    spread = np.square(wins).sum() / (2 * n * (n - 1)) if n > 1 else 0.0
+    return wins.sum(axis=1) / n / np.sqrt(spread + 1e-6)
+
+
+def overlong(tokens: int, limit: int, buffer: int) -> float:
+    """The share of the buffer before `limit` that a response of so many tokens has used up, 0 to 1.
+
+    DAPO (arXiv 2503.14476), eq. 13, without its minus sign.
+    """
+    return min(max(tokens - (limit - buffer), 0) / buffer, 1.0)
 
 
 def kl(logp: Any, logp_ref: Any, estimator: KlEstimator) -> Any:

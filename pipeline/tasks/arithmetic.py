@@ -27,7 +27,7 @@ from annotated_types import Ge, Gt, Le
 from pipeline.streams import stream
 from pipeline.tasks.types import TaskSets
 from rewards.errors import Refused
-from rewards.types import Message, Task
+from rewards.types import Message, Rated, Task
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Arithmetic:
     held_out  evaluation tasks, none of them a training task
     slip      how often the teacher forgets a carry or a borrow
     reverse   how often the teacher writes a subtraction's answer backwards
+    pairs     each task has the right scratchpad and a wrong one to compare
     """
 
     digits: Annotated[int, Ge(1), Le(9)] = 2
@@ -46,6 +47,7 @@ class Arithmetic:
     held_out: Annotated[int, Gt(0)] = 500
     slip: Annotated[float, Ge(0), Le(1)] = 0.8
     reverse: Annotated[float, Ge(0), Le(1)] = 0.8
+    pairs: bool = False
 
     def load(self, seed: int) -> TaskSets:
         """Raises `Refused` when there are fewer different tasks than asked for."""
@@ -67,11 +69,13 @@ class Arithmetic:
         """The demonstration's flaws are drawn once: the task is the same at every visit."""
         kept = tuple(bool(keep) for keep in rng.random(self.digits - 1) >= self.slip)
         backwards = operation == "-" and bool(rng.random() < self.reverse)
+        written = scratchpad(operation, a, b, kept, backwards)
         return Task(
             id=f"{a}{operation}{b}",
             messages=(Message("user", f"{a}{operation}{b}="),),
             reference=str(a + b if operation == "+" else a - b),
-            demonstration=scratchpad(operation, a, b, kept, backwards),
+            demonstration=written,
+            answers=_pair(operation, a, b, written) if self.pairs else (),
             meta={"operation": operation, "carries": _carries(operation, a, b)},
         )
 
@@ -96,6 +100,15 @@ def scratchpad(operation: str, a: int, b: int, kept: tuple[bool, ...] | None = N
         carry = int(out > 9 if operation == "+" else x > 9) * int(kept is None or top or kept[i])
     answer = str(int(digits))
     return ",".join(steps) + "." + (answer[::-1] if backwards else answer)
+
+
+def _pair(operation: str, a: int, b: int, written: str) -> tuple[Rated, Rated]:
+    """The right scratchpad and a wrong one: the teacher's, else with every carry forgotten, else with ten too much."""
+    right = scratchpad(operation, a, b)
+    steps, _, answer = right.rpartition(".")
+    careless = scratchpad(operation, a, b, (False,) * (len(str(a)) - 1))
+    wrong = next(text for text in (written, careless, f"{steps}.{int(answer) + 10}") if text != right)
+    return Rated(right, 1.0), Rated(wrong, 0.0)
 
 
 def _carries(operation: str, a: int, b: int) -> int:

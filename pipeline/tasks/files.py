@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 from annotated_types import Gt
 
 from pipeline.streams import stream
+from pipeline.tasks.cells import cell, conversation, text_of
+from pipeline.tasks.preferences import answer, rated_pair, rating, whole_pair
 from pipeline.tasks.readers import Row, read
 from pipeline.tasks.types import TaskSets
-from rewards.errors import Refused, nearest
-from rewards.types import Message, Task
+from rewards.errors import Refused
+from rewards.types import Message, Rated, Task
 
 PROMPT = "{prompt}"
-ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds what; one of `prompt` and `messages`. Columns not named here go to the task's meta.
+    """Which column holds what; one of `prompt` and `messages`, or `chosen` and `rejected` with the prompt in them.
+    Columns not named here go to the task's meta.
 
     prompt         text: one user message
     messages       a list of {role, content}; a last message of the assistant's is the demonstration
     reference      text or a whole number: the right answer
     demonstration  text: a written-out answer to imitate
     rubric         text: criteria for a judge
+    chosen         the better of two answers, which is the demonstration too: text or messages, the prompt in front of
+                   it where there is neither `prompt` nor `messages`
+    rejected       the other one
+    chosen_rating, rejected_rating  numbers: how good they are; 1 and 0 without
+    rating         a number, or true/false: how good the demonstration is
     """
 
     prompt: str | None = None
@@ -34,6 +41,16 @@ class Columns:
     reference: str | None = None
     demonstration: str | None = None
     rubric: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    chosen_rating: str | None = None
+    rejected_rating: str | None = None
+    rating: str | None = None
+
+    @property
+    def named(self) -> set[str]:
+        """The columns that are mapped."""
+        return {column for field in fields(self) if (column := getattr(self, field.name)) is not None}
 
 
 @dataclass(frozen=True)
@@ -85,15 +102,31 @@ class Files:
         )
 
     def _check(self) -> None:
-        if (self.columns.prompt is None) == (self.columns.messages is None):
-            found = "neither" if self.columns.prompt is None else "both"
-            raise Refused(f"data.columns: {found} of prompt and messages given, expected one of them")
+        self._check_columns(self.columns)
         if PROMPT not in self.prompt_template:
             raise Refused(f"data.prompt_template {self.prompt_template!r}: no {PROMPT} in it")
         if self.prompt_template != PROMPT and self.columns.prompt is None:
             raise Refused("data.prompt_template: given without data.columns.prompt")
         if self.reference_after is not None and self.columns.reference is None:
             raise Refused("data.reference_after: given without data.columns.reference")
+
+    def _check_columns(self, columns: Columns) -> None:
+        whole = columns.chosen is not None and columns.prompt is None and columns.messages is None
+        if (columns.prompt is None) == (columns.messages is None) and not whole:
+            found = "neither" if columns.prompt is None else "both"
+            raise Refused(f"data.columns: {found} of prompt and messages given, expected one of them")
+        for key, other in (
+            ("chosen", "rejected"),
+            ("rejected", "chosen"),
+            ("chosen_rating", "rejected_rating"),
+            ("rejected_rating", "chosen_rating"),
+            ("chosen_rating", "chosen"),
+        ):
+            if getattr(columns, key) is not None and getattr(columns, other) is None:
+                raise Refused(f"data.columns.{key}: given without data.columns.{other}")
+        for key in ("demonstration", "rating"):
+            if columns.chosen is not None and getattr(columns, key) is not None:
+                raise Refused(f"data.columns.{key}: given with data.columns.chosen, expected one of the two")
 
     def _enough(self, available: int, chosen: int) -> None:
         if self.held_out and (chosen < self.held_out or available < self.held_out):
@@ -103,34 +136,57 @@ class Files:
         return tuple(self._task(f"{name}#{number}", *row) for number, row in enumerate(rows, 1))
 
     def _task(self, id: str, where: str, row: dict[str, Any]) -> Task:
-        columns, demonstration = self.columns, None
-        if columns.prompt is not None:
-            text = _text(where, row, "prompt", columns.prompt)
-            messages = (Message("user", self.prompt_template.replace(PROMPT, text)),)
-        else:
-            messages, demonstration = _conversation(where, _cell(where, row, "messages", str(columns.messages)))
+        columns = self.columns
+        messages, demonstration, answers = self._asked(where, row)
         if self.system is not None and messages[0].role != "system":
             messages = (Message("system", self.system), *messages)
-        if columns.demonstration is not None:
-            if demonstration is not None:
-                raise Refused(
-                    f"{where}: the messages end with the assistant's, and data.columns.demonstration is given"
-                )
-            demonstration = _text(where, row, "demonstration", columns.demonstration)
-        used = {columns.prompt, columns.messages, columns.reference, columns.demonstration, columns.rubric}
         return Task(
             id=id,
             messages=messages,
             reference=None if columns.reference is None else self._reference(where, row, columns.reference),
             demonstration=demonstration,
-            rubric=None if columns.rubric is None else _text(where, row, "rubric", columns.rubric),
-            meta={column: value for column, value in row.items() if column not in used},
+            rubric=None if columns.rubric is None else text_of(where, row, "rubric", columns.rubric),
+            answers=answers,
+            meta={column: value for column, value in row.items() if column not in columns.named},
         )
 
+    def _asked(self, where: str, row: dict[str, Any]) -> tuple[tuple[Message, ...], str | None, tuple[Rated, ...]]:
+        """The conversation up to the policy's turn, the answer to imitate, and the answers to compare."""
+        columns, demonstration = self.columns, None
+        if columns.chosen is not None and columns.prompt is None and columns.messages is None:
+            messages, good, bad = whole_pair(where, row, columns.chosen, str(columns.rejected))
+            return messages, good, rated_pair(where, good, bad, self._ratings(where, row))
+        if columns.prompt is not None:
+            text = text_of(where, row, "prompt", columns.prompt)
+            messages = (Message("user", self.prompt_template.replace(PROMPT, text)),)
+        else:
+            messages, demonstration = conversation(where, cell(where, row, "messages", str(columns.messages)))
+        given = columns.demonstration or columns.chosen
+        if given is not None and demonstration is not None:
+            key = "demonstration" if columns.demonstration else "chosen"
+            raise Refused(f"{where}: the messages end with the assistant's, and data.columns.{key} is given")
+        if columns.chosen is not None:
+            good = answer(where, row, "chosen", columns.chosen)
+            bad = answer(where, row, "rejected", str(columns.rejected))
+            return messages, good, rated_pair(where, good, bad, self._ratings(where, row))
+        if columns.demonstration is not None:
+            demonstration = text_of(where, row, "demonstration", columns.demonstration)
+        if columns.rating is None:
+            return messages, demonstration, ()
+        if demonstration is None:
+            raise Refused(f"{where}: nothing that data.columns.rating rates; name data.columns.demonstration")
+        return messages, demonstration, (Rated(demonstration, rating(where, row, "rating", columns.rating)),)
+
+    def _ratings(self, where: str, row: dict[str, Any]) -> tuple[float, float]:
+        chosen, rejected = self.columns.chosen_rating, self.columns.rejected_rating
+        if chosen is None or rejected is None:
+            return 1.0, 0.0
+        return rating(where, row, "chosen_rating", chosen), rating(where, row, "rejected_rating", rejected)
+
     def _reference(self, where: str, row: dict[str, Any], column: str) -> str:
-        value = _cell(where, row, "reference", column)
+        value = cell(where, row, "reference", column)
         whole = isinstance(value, int) and not isinstance(value, bool)
-        text = str(value) if whole else _text(where, row, "reference", column)
+        text = str(value) if whole else text_of(where, row, "reference", column)
         if self.reference_after is None:
             return text
         _, marker, after = text.rpartition(self.reference_after)
@@ -139,57 +195,3 @@ class Files:
         if not after.strip():
             raise Refused(f"{where}: nothing after the last {marker!r} (data.reference_after) in column {column!r}")
         return after.strip()
-
-
-def _cell(where: str, row: dict[str, Any], key: str, column: str) -> Any:
-    if column not in row:
-        raise Refused(f"{where}: no column {column!r} (data.columns.{key}), {nearest(column, row)}")
-    return row[column]
-
-
-def _text(where: str, row: dict[str, Any], key: str, column: str) -> str:
-    value = _cell(where, row, key, column)
-    if not isinstance(value, str):
-        raise Refused(f"{where}: column {column!r} (data.columns.{key}) is {_kind(value)}, expected text")
-    if not value.strip():
-        raise Refused(f"{where}: column {column!r} (data.columns.{key}) is empty")
-    return value
-
-
-def _conversation(where: str, value: Any) -> tuple[tuple[Message, ...], str | None]:
-    """The messages up to the policy's turn, and the assistant's last message where there is one."""
-    if not isinstance(value, list) or not value:
-        found = "an empty list" if value == [] else _kind(value)
-        raise Refused(f"{where}: messages are {found}, expected a list of objects with role and content")
-    messages = tuple(_message(where, i, item) for i, item in enumerate(value))
-    if messages[-1].role != "assistant":
-        return messages, None
-    if len(messages) == 1:
-        raise Refused(f"{where}: one message, the assistant's; expected something to answer before it")
-    return messages[:-1], messages[-1].content
-
-
-def _message(where: str, i: int, item: Any) -> Message:
-    place = f"{where}: messages[{i}]"
-    if not isinstance(item, dict):
-        raise Refused(f"{place} is {_kind(item)}, expected an object with role and content")
-    for key in ("role", "content"):
-        if not isinstance(item.get(key), str):
-            raise Refused(f"{place}.{key} is {_kind(item.get(key))}, expected text")
-    if item["role"] not in ROLES:
-        raise Refused(f"{place}.role is {item['role']!r}, {nearest(item['role'], ROLES)}")
-    if not item["content"].strip():
-        raise Refused(f"{place}.content is empty")
-    return Message(item["role"], item["content"])
-
-
-def _kind(value: Any) -> str:
-    names = {
-        type(None): "null",
-        bool: "true/false",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), "text" if isinstance(value, str) else f"a {type(value).__name__}")

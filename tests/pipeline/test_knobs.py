@@ -95,3 +95,35 @@ def test_a_base_adds_its_keys_but_not_to_what_is_built():
     section = knobs_from(Plug, Seat, "plug").model_validate({"kind": "plug", "size": 1, "chair": "steel"})
     assert section.chair == "steel"
     assert section.build() == Plug(1)
+
+
+@dataclass(frozen=True)
+class Heavy(Plug):
+    """A plug-in that is mostly another.
+
+    load  what it carries
+    """
+
+    weight: float = 9.0
+    load: int = 1
+
+    def __post_init__(self) -> None:
+        if self.load > self.weight:
+            raise ValueError(f"load: {self.load}, expected at most weight, {self.weight:g}")
+
+
+def test_what_a_plug_in_has_from_another_stands_there():
+    heavy = knobs_from(Heavy, kind="heavy")
+    made = heavy.model_validate({"kind": "heavy", "size": 4, "inner": {"depth": 7}})
+    assert made.build() == Heavy(4, 9.0, "slow", Inner(7), 1)
+    own = [key for key, field in heavy.model_fields.items() if key in heavy.__annotations__]
+    assert sorted(own) == ["kind", "load", "weight"]
+    assert heavy.model_fields["weight"].description == "how much of it"
+    assert heavy.model_fields["load"].description == "what it carries"
+    light = knobs_from(Plug, kind="plug")
+    assert heavy.__mro__[1].model_fields.keys() == light.model_fields.keys() - {"kind"}
+
+
+def test_keys_that_contradict_each_other_are_refused_as_the_plug_in_says():
+    with pytest.raises(ValidationError, match="load: 10, expected at most weight, 9"):
+        knobs_from(Heavy, kind="heavy").model_validate({"kind": "heavy", "size": 4, "load": 10})

@@ -44,6 +44,21 @@ def test_the_learner_by_hand(tasks):
     assert halves.work == 16 * 12 * 50 * 4 * 4 + 352 * 2 * (10 * 8 + 4 * 16) * 2 + 2000
 
 
+def test_a_critic_by_hand(tasks):
+    """A second model beside the first, without a vocabulary; or a head, which is nothing."""
+    rl = {"kind": "rl", "steps": 7, "groups_per_step": 4}
+
+    def learner(trunk, **sections):
+        algorithm = {"kind": "ppo", "group_size": 4, "kl_coefficient": 0.01, "critic": {"trunk": trunk}}
+        return found(tasks, stages={"rl": rl | {"algorithm": algorithm}}, **sections).learner
+
+    layers = 352 * 2 * (10 * 8 + 4 * 16) * 4
+    assert (learner("separate").held, learner("separate").asleep) == (9 * 4000, 7 * 4000)
+    assert learner("separate", learner={"gpus": 1}).asleep == 3 * 4000
+    assert learner("separate").work == 16 * 12 * 50 * 4 * 4 + 2 * layers
+    assert learner("shared") == found(tasks).learner
+
+
 def test_a_rollout_worker_by_hand(tasks):
     """Evaluations ask for 20 completions at once, the RL stage for 16."""
     worker = found(tasks).rollout

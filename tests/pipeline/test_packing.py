@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,7 +40,7 @@ def test_a_bin_may_be_full_to_the_last_token():
 
 def test_a_sample_that_fits_nowhere_says_what_would_do():
     with pytest.raises(
-        RunFailed, match=r"a sample of 30 tokens does not fit learner.micro_batch_tokens=29; raise it to 30"
+        RunFailed, match=r"a sample or bundle of 30 tokens does not fit learner.micro_batch_tokens=29; raise it to 30"
     ):
         fill([3, 30], 29)
 
@@ -105,9 +107,44 @@ def test_updates_share_the_samples_in_their_order():
     assert plan([], 100) == Plan(())
 
 
+@given(
+    st.lists(st.lists(st.integers(2, 20), min_size=1, max_size=4), min_size=1, max_size=25),
+    st.integers(80, 200),
+    st.integers(1, 4),
+)
+def test_a_bundle_is_never_split(groups, capacity, updates):
+    """Over micro-batches nor over updates; the samples that are in none are packed as ever."""
+    rng, credits_ = np.random.default_rng(0), []
+    for number, lengths in enumerate(groups):
+        for n in lengths:
+            one = credit(rng, number, np.full(n, len(credits_), np.int32))
+            credits_.append(replace(one, bundle=number, label=float(n)))
+    made = plan(credits_, capacity, updates)
+    homes: dict[int, list[int]] = {}
+    for place, batch in enumerate(batch for update in made.updates for batch in update.shards[0]):
+        assert batch.lengths.sum() <= capacity
+        assert (batch.label == batch.lengths).all()
+        for bundle in set(batch.bundle.tolist()):
+            homes.setdefault(bundle, []).append(place)
+            assert sorted(batch.lengths[batch.bundle == bundle].tolist()) == sorted(groups[bundle])
+    assert {bundle: len(places) for bundle, places in homes.items()} == dict.fromkeys(range(len(groups)), 1)
+    assert len(made.updates) == min(updates, len(groups))
+    assert sum(update.denominator for update in made.updates) == pytest.approx(sum(c.mass for c in credits_))
+
+
+def test_a_bundle_that_fits_nowhere_says_what_would_do():
+    rng = fresh()
+    pair = [replace(credit(rng, 0, np.arange(n, dtype=np.int32)), bundle=7, label=0.0) for n in (20, 11)]
+    with pytest.raises(RunFailed, match=r"sample or bundle of 31 tokens .*micro_batch_tokens=30; raise it to 31"):
+        plan(pair, 30)
+
+
 def test_demonstrations_carry_no_log_probs_of_a_rollout():
     rng = fresh()
-    ((batch,),) = plan([credit(rng, 0, np.arange(5, dtype=np.int32), reward=None)], 10).updates[0].shards
+    one = credit(rng, 0, np.arange(5, dtype=np.int32), reward=None)
+    one = replace(one, sample=replace(one.sample, logp_rollout=None))
+    ((batch,),) = plan([one], 10).updates[0].shards
+    assert batch.bundle is None and batch.label is None
     assert batch.logp_rollout is None and batch.logp_old is None
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from pipeline.samples import to_samples
-from rewards.types import Failure, Group, Message, Rollout, ScoredGroup, Task, Turn, Verdict
+from rewards.errors import RunFailed
+from rewards.types import Failure, Group, Message, Rollout, Score, ScoredGroup, Task, Turn, Verdict
 
 TASK = Task("t", (Message("user", "?"),))
 SILENT = Failure("source:math", "timeout", "no answer")
@@ -52,3 +54,18 @@ def test_no_reward_no_sample():
     ]
     samples = to_samples([scored(1, rollouts, verdicts), scored(0, rollouts[:1], verdicts[:1])])
     assert [(s.group, s.index, s.reward) for s in samples] == [(1, 0, 0.0), (1, 2, 1.0), (0, 0, 0.0)]
+
+
+def test_scores_come_along():
+    scores = {"exact": Score(1.0, weight=2.0), "style": Score(0.5, weight=0.0)}
+    (sample,) = to_samples([scored(0, [Rollout(0, (turn([1], [2]),))], [Verdict(2.0, scores)])])
+    assert sample.scores == scores
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
+def test_a_reward_that_is_no_number_ends_the_run_with_who_gave_it(reward):
+    verdicts = [Verdict(1.0, {}), Verdict(reward, {"exact": Score(1e308, weight=1e9), "style": Score(0.5)})]
+    with pytest.raises(RunFailed) as failed:
+        to_samples([scored(3, [Rollout(i, (turn([1], [2]),)) for i in range(2)], verdicts)])
+    line = "task 't', rollout 1: reward {}, expected a finite number; from exact 1e+308 x 1e+09, style 0.5 x 1"
+    assert str(failed.value) == line.format(reward)

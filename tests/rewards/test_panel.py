@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +33,8 @@ def test_reward_is_the_weighted_sum(make_group):
     assert rewards(verdicts) == [0.5 * 1 + 2 * 3, 0.5 * -2 + 2 * 3]
     assert [v.scores["a"].value for v in verdicts] == [1, -2]
     assert [v.scores["b"].value for v in verdicts] == [3, 3]
+    assert all(v.reward == sum(s.weight * s.value for s in v.scores.values()) for v in verdicts)
+    assert pickle.loads(pickle.dumps(verdicts[0])) == verdicts[0], "weights travel"
 
 
 def test_mask_takes_the_failed_rollout_out_and_no_other(make_group):

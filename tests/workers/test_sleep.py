@@ -40,7 +40,7 @@ def learned(path, device, sleeps):
         if sleeps:
             learner.sleep()
             assert all(p.grad is None for p in learner.policy.parameters())
-            moments = [x for state in learner.optimizer.state.values() for x in state.values()]
+            moments = [x for state in learner.moving["learner"].optimizer.state.values() for x in state.values()]
             assert moments and all(x.device.type == "cpu" for x in moments)
     return [p.detach().cpu() for p in learner.policy.parameters()]
 

@@ -1,13 +1,17 @@
-"""From a micro-batch to the log-probs and entropies of the policy's own tokens."""
+"""From a micro-batch to the log-probs and entropies of the policy's own tokens, and the states they are drawn in."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from workers.models.attention import Packed
 from workers.types import MicroBatch
@@ -27,14 +31,15 @@ def to_torch(batch: MicroBatch, device: torch.device) -> MicroBatch:
 
 
 def token_logprobs(
-    model: nn.Module, batch: MicroBatch, temperature: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """log pi(own token | what stands before it), f32[N] with gradient, and the policy's entropy there, f32[N] without.
+    model: PreTrainedModel, batch: MicroBatch, temperature: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log pi(own token | what stands before it), f32[N] with gradient; the policy's entropy there, f32[N] without; and
+    the trunk's last states there, f[N, hidden] with gradient, for a critic that shares the trunk.
 
     Only the rows of the logits that own tokens are drawn from are computed; prompts cost no vocabulary product.
     The model computes in `dtype`, whatever its weights are kept in; the softmax is float32 at least.
     """
-    with torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32):
+    with torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32), _states(model) as states:
         logits = model(
             batch.ids[None],
             position_ids=batch.position[None],
@@ -45,4 +50,20 @@ def token_logprobs(
     logp = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).log_softmax(-1)
     with torch.no_grad():
         entropy = -(logp.exp() * logp).sum(-1)
-    return logp.gather(1, batch.ids[batch.own][:, None])[:, 0], entropy
+    return logp.gather(1, batch.ids[batch.own][:, None])[:, 0], entropy, states[0][0]
+
+
+@contextmanager
+def _states(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """What goes into the product with the vocabulary."""
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: Any) -> None:
+        seen.append(inputs[0])
+
+    head: Any = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(keep)
+    try:
+        yield seen
+    finally:
+        hook.remove()

@@ -11,7 +11,7 @@ import numpy as np
 from workers.learner.worker import LearnerWorker
 from workers.ports import LossFn
 from workers.ray_actors import Actor, call, kill, ready, start_actor, submit
-from workers.types import MicroBatch, Needs, Optimization, Plan, StepReport
+from workers.types import MicroBatch, Needs, Optimization, Plan, Scalar, StepReport
 
 if TYPE_CHECKING:
     from workers.learner.engine_torch import TorchLearner
@@ -42,9 +42,11 @@ class LearnerTeam:
         assert self.actor is not None, "start() comes first"
         return await call(self.actor, method, *args, timeout_s=self.timeout_s)
 
-    async def begin(self, optimization: Optimization, losses: Sequence[LossFn], keep_reference: bool) -> None:
+    async def begin(
+        self, optimization: Optimization, losses: Sequence[LossFn], keep_reference: bool, scalar: Scalar | None = None
+    ) -> None:
         """See `Learner.begin`."""
-        await self._call("begin", optimization, losses, keep_reference)
+        await self._call("begin", optimization, losses, keep_reference, scalar)
 
     async def infer(self, batches: Sequence[MicroBatch], needs: Needs) -> tuple[list[dict[str, np.ndarray]], float]:
         """See `Learner.infer`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workers.ports import LossFn
-from workers.types import MicroBatch, Needs, Optimization, Plan, Published, StepReport
+from workers.types import MicroBatch, Needs, Optimization, Plan, Published, Scalar, StepReport
 
 if TYPE_CHECKING:
     from workers.learner.engine_torch import TorchLearner
@@ -23,8 +23,10 @@ class LearnerWorker:
     def __init__(self, make_engine: Callable[[], TorchLearner]):
         self.engine = make_engine()
 
-    def begin(self, optimization: Optimization, losses: Sequence[LossFn], keep_reference: bool) -> None:
-        self.engine.begin(optimization, losses, keep_reference)
+    def begin(
+        self, optimization: Optimization, losses: Sequence[LossFn], keep_reference: bool, scalar: Scalar | None = None
+    ) -> None:
+        self.engine.begin(optimization, losses, keep_reference, scalar)
 
     def infer(self, batches: Sequence[MicroBatch], needs: Needs) -> tuple[list[dict[str, np.ndarray]], float]:
         start = time.perf_counter()

@@ -35,7 +35,7 @@ def load_model(path: str | Path, dtype: str = "float32", device: str | torch.dev
     """
     if dtype not in DTYPES:
         raise Refused(f"model dtype {dtype!r}: {nearest(dtype, DTYPES)}")
-    with quiet(), _refusing(path):
+    with quiet(), refusing(path):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=DTYPES[dtype],
@@ -53,7 +53,7 @@ def load_model(path: str | Path, dtype: str = "float32", device: str | torch.dev
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """Raises `Refused` where there is none, or it has no end-of-sequence token."""
-    with quiet(), _refusing(path):
+    with quiet(), refusing(path):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise Refused(f"tokenizer {str(path)!r}: has no end-of-sequence token, expected one")
@@ -62,7 +62,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 def load_config(path: str | Path) -> PreTrainedConfig:
     """The config alone. Raises `Refused` where there is none."""
-    with quiet(), _refusing(path):
+    with quiet(), refusing(path):
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
 
 
@@ -101,7 +101,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _refusing(path: str | Path) -> Iterator[None]:
+def refusing(path: str | Path) -> Iterator[None]:
     """Turn what transformers says about a directory it can't load into one line."""
     if _is_local(path) and not Path(path).is_dir():
         parent = Path(path).parent

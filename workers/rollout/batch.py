@@ -144,7 +144,7 @@ class Batch:
             last=torch.zeros(n, dtype=torch.long, device=self.device),
             count=torch.zeros(n, dtype=torch.long, device=self.device),
             limit=column([s.max_new_tokens for s in sampling], torch.long),
-            temperature=column([s.temperature for s in sampling], torch.float32),
+            temperature=column([p.prompt.sampling.temperature_of(i, p.prompt.n) for p, i, _ in owners], torch.float32),
             top_p=column([s.top_p for s in sampling], torch.float32),
             top_k=column([s.top_k for s in sampling], torch.long),
             uniform=torch.from_numpy(uniform).to(self.device),

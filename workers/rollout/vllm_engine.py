@@ -101,7 +101,7 @@ class VllmCore:
         self.whole = parallel.world_size == 1 and self.engine.model_config.quantization is None
         self.stop_ids = list(renderer.stop_ids)
         self.names = itertools.count()
-        self.requests: dict[str, Pending] = {}
+        self.requests: dict[str, tuple[Pending, int]] = {}  # by vLLM's name: its prompt, the first of its completions
         self.finished: list[Pending] = []  # by steps that were taken for the probe
         self.engine.set_weight_version("0")
 
@@ -113,21 +113,28 @@ class VllmCore:
         # Caches of prompts live as long as the weights that made them.
         salt = self.engine.get_weight_version()
         for pending in pendings:
-            prompt, name = pending.prompt, str(next(self.names))
+            prompt = pending.prompt
             tokens = TokensPrompt(prompt_token_ids=prompt.prompt_ids.tolist(), cache_salt=salt)
-            self.requests[name] = pending
-            try:
-                self.engine.add_request(name, tokens, self._params(prompt))
-            except ValueError as error:
-                raise RunFailed(f"vLLM refused a prompt of {len(prompt.prompt_ids)} tokens: {error}") from error
+            drawn = prompt.n - prompt.sampling.greedy
+            for first, n, temperature in ((0, drawn, prompt.sampling.temperature), (drawn, prompt.n - drawn, 0.0)):
+                if n:
+                    name = str(next(self.names))
+                    self.requests[name] = pending, first
+                    self._add(name, tokens, self._params(prompt, n, temperature))
 
-    def _params(self, prompt: Prompt) -> SamplingParams:
+    def _add(self, name: str, tokens: TokensPrompt, params: SamplingParams) -> None:
+        try:
+            self.engine.add_request(name, tokens, params)
+        except ValueError as error:
+            raise RunFailed(f"vLLM refused a prompt of {len(tokens['prompt_token_ids'])} tokens: {error}") from error
+
+    def _params(self, prompt: Prompt, n: int, temperature: float) -> SamplingParams:
         sampling = prompt.sampling
         stream = np.random.SeedSequence([sampling.seed, prompt.id])
         return SamplingParams(
-            n=prompt.n,
+            n=n,
             max_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
+            temperature=temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             seed=int(stream.generate_state(1, np.uint64)[0] >> 2),  # sample i draws from this + i
@@ -150,18 +157,26 @@ class VllmCore:
     def _taken(self, outputs: Sequence[Any]) -> list[Pending]:
         out = []
         for output in outputs:
-            if output.finished and (pending := self.requests.pop(output.request_id, None)):
-                pending.done = {made.index: _completion(made) for made in output.outputs}
-                out.append(pending)
+            if output.finished and (found := self.requests.pop(output.request_id, None)):
+                pending, first = found
+                pending.done |= {first + made.index: _completion(made) for made in output.outputs}
+                if len(pending.done) == pending.prompt.n:
+                    out.append(pending)
         return out
 
     def drop(self, gone: set[Pending]) -> None:
         """See `Core.drop`."""
-        names = [name for name, pending in self.requests.items() if pending in gone]
+        names = [name for name, (pending, _) in self.requests.items() if pending in gone]
         self.engine.abort_request(names)
         for name in names:
             del self.requests[name]
         self.finished = [pending for pending in self.finished if pending not in gone]
+
+    def sleep(self) -> None:
+        """See `Core.sleep`. At vLLM's level 2, without a copy of the weights on the host, for the next load brings
+        them all. On the CPU vLLM has no sleep mode: it keeps its memory."""
+        if self.engine.model_config.enable_sleep_mode and not self.engine.is_sleeping():
+            self.engine.sleep(level=2)
 
     def load(self, weights: Published) -> None:
         """See `Core.load`."""
@@ -195,7 +210,7 @@ class VllmCore:
                     return np.array([entry[token].logprob for token, entry in pairs], np.float32)
 
     def clear(self) -> None:
-        self.drop({*self.requests.values(), *self.finished})
+        self.drop({*(pending for pending, _ in self.requests.values()), *self.finished})
 
     def close(self) -> None:
         self.clear()

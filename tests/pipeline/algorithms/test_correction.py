@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
 from tiny import fresh, make
 
 from pipeline.algorithms import Grpo
@@ -86,7 +87,7 @@ def raw(correction, log_ratio):
 
 @named
 def test_weights_are_verls(correction):
-    helper = pytest.importorskip("verl.trainer.ppo.rollout_corr_helper", reason="verl is not installed")
+    helper = oracle("verl.trainer.ppo.rollout_corr_helper")
     samples, signals = off_policy(fresh())
     found, metrics = Grpo(correction=correction).credit(samples, signals)
     shape = len(samples), max(len(s.logp_old) for s in signals)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import fresh
 
-from pipeline.algorithms.estimators import group_relative, kl
+from pipeline.algorithms.estimators import group_relative, kl, leave_one_out, whiten
 
 
 def brute(rewards, scale):
@@ -95,3 +95,31 @@ def test_what_each_estimator_pulls_towards_as_a_loss():
     torch.testing.assert_close(mean["k1"], torch.zeros_like(forward), atol=1e-12, rtol=0)
     torch.testing.assert_close(mean["k2"], forward)
     torch.testing.assert_close(mean["k3"], backward)
+
+
+def test_leave_one_out_is_the_formula():
+    rng = fresh()
+    for _ in range(50):
+        rewards = rng.normal(size=int(rng.integers(2, 17))) * 10 ** rng.uniform(-2, 3)
+        others = [rewards[i] - np.delete(rewards, i).mean() for i in range(len(rewards))]
+        np.testing.assert_allclose(leave_one_out(rewards), others, rtol=1e-9, atol=1e-9 * np.abs(rewards).max())
+    assert leave_one_out(np.array([5.0])).tolist() == [0.0]
+
+
+def test_whitened_tokens_have_mean_0_and_variance_1():
+    rng = fresh()
+    values = [np.full(int(rng.integers(1, 9)), x) for x in rng.normal(size=30) * 7 + 3]
+    found = np.concatenate(whiten(values))
+    assert found.mean() == pytest.approx(0, abs=1e-9)
+    assert found.var(ddof=1) == pytest.approx(1, abs=1e-6)
+    flat = np.concatenate(values)
+    assert np.corrcoef(found, flat)[0, 1] == pytest.approx(1)
+    assert whiten([np.ones(3), np.ones(2)]) == [None, None]
+    assert whiten([np.ones(1)]) == [None]
+    assert whiten([]) == []
+
+
+def test_equal_rewards_have_exactly_no_advantage():
+    """0.1 + 0.1 + 0.1 is not 3 times its mean: what is left would be blown up by a division."""
+    for n in range(2, 30):
+        assert not group_relative(np.full(n, 0.1), True).any()

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -91,3 +92,15 @@ def test_every_pair_there_is_can_be_asked_for_and_not_one_more():
 def test_long_operands_need_no_more_memory():
     sets = Arithmetic(digits=9, train=20, held_out=5).load(0)
     assert all(len(task.id) == 19 and task.reference == str(eval(task.id)) for task in sets.train)
+
+
+def test_pairs_hold_a_right_answer_and_a_wrong_one():
+    tasks = Arithmetic(train=900, held_out=100, pairs=True).load(1).train
+    plain = Arithmetic(train=900, held_out=100).load(1).train
+    assert [replace(task, answers=()) for task in tasks] == list(plain)
+    for task in tasks:
+        right, wrong = task.answers
+        assert right.text.rpartition(".")[2] == task.reference
+        assert wrong.text.rpartition(".")[2] != task.reference
+        assert (right.rating, wrong.rating) == (1.0, 0.0)
+    assert sum(task.answers[1].text == task.demonstration for task in tasks) > 300

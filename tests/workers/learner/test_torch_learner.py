@@ -13,7 +13,8 @@ from tiny import fresh, logprobs_alone, make, prompts, reference
 from pipeline.algorithms import Grpo, Sft
 from pipeline.packing import for_inference, plan, unpack
 from rewards.errors import RunFailed
-from workers.learner.engine_torch import TorchLearner, learning_rate_factor
+from workers.learner.descent import learning_rate_factor
+from workers.learner.engine_torch import TorchLearner
 from workers.types import Needs, Optimization, Plan, Sample, Signals
 
 KL = {"kl_coefficient": 0.1}
@@ -47,7 +48,7 @@ def demonstrations(rng, count):
     out = []
     for i, ids in enumerate(prompts(rng, count, 2, 40)):
         mask = np.arange(len(ids)) >= rng.integers(1, len(ids))
-        out.append(Sample(i, 0, ids, mask, np.zeros(len(ids), np.float32)))
+        out.append(Sample(i, 0, ids, mask, None))
     return out
 
 

@@ -127,6 +127,17 @@ def test_the_same_seed_gives_the_same_samples_and_others_differ(engine):
     assert all(len({tuple(c.ids) for c in completions}) > 1 for completions in first.values())
 
 
+def test_the_last_of_a_group_can_be_greedy_and_the_others_draw_as_without_it(engine):
+    wanted = [Prompt(i, ids, 3, Sampling(12, 1.2, seed=5)) for i, ids in enumerate(prompts(fresh(), 4, 2, 20))]
+    drawn = engine("generate", wanted)
+    likeliest = engine("generate", [replace(p, n=1, sampling=Sampling(12, 0.0)) for p in wanted])
+    found = engine("generate", [replace(p, sampling=replace(p.sampling, greedy=True)) for p in wanted])
+    for id, completions in found.items():
+        ids = [completion.ids.tolist() for completion in completions]
+        assert ids[:2] == [completion.ids.tolist() for completion in drawn[id][:2]]
+        assert ids[2] == likeliest[id][0].ids.tolist()
+
+
 def _ids(found):
     return {id: [completion.ids.tolist() for completion in found[id]] for id in sorted(found)}
 

@@ -1,0 +1,127 @@
+"""Reward models: a number for every answer, learned from which of two people liked better, or from their ratings.
+
+Bradley-Terry (Ouyang et al., arXiv 2203.02155, eq. 1), over every ranked pair of a task's answers:
+
+    L = -log sigma(r_w - r_l - m) + centring (r_w + r_l)^2               mean over pairs
+
+m is 0, or with `margin` the difference of the ratings (Llama 2, arXiv 2307.09288, eq. 2). Only differences of r matter,
+so `centring` (Eisenstein et al., arXiv 2312.09244, eq. 2) may hold it near 0.
+Ratings: L = (r - rating)^2, mean over answers (HelpSteer2, arXiv 2406.08673).
+
+r stands at the last token. The head has `depth` layers (BaseReward, arXiv 2509.16127, found two the best).
+The policy that the stage starts from gives the trunk, and stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from annotated_types import Ge, Le
+
+from pipeline.algorithms.losses import Metrics
+from pipeline.algorithms.pairs import bundle, by_group, log_loss, pair_metrics, pairs
+from workers.ports import LossFn
+from workers.types import Credit, MicroBatch, Needs, Sample, Scalar, Signals
+
+Depth = Annotated[int, Ge(1), Le(3)]
+
+
+@dataclass(frozen=True, slots=True)
+class BradleyTerryLoss:
+    """See the page above; `values` f32[S, 1]."""
+
+    margin: bool
+    centring: float
+
+    def __call__(self, batch: MicroBatch, values: Any) -> tuple[Any, Metrics]:
+        assert batch.label is not None
+        better, worse = pairs(batch)
+        r = values[:, 0]
+        ahead = r[better] - r[worse]
+        wanted = batch.label[better] - batch.label[worse] if self.margin else 0.0
+        loss = log_loss(ahead - wanted).sum() + self.centring * (r[better] + r[worse]).square().sum()
+        return loss, pair_metrics(ahead)
+
+
+@dataclass(frozen=True, slots=True)
+class RatingsLoss:
+    """See the page above; `values` f32[S, 1]."""
+
+    def __call__(self, batch: MicroBatch, values: Any) -> tuple[Any, Metrics]:
+        error = (values[:, 0] - batch.label).square()
+        return error.sum(), {"learner/rating_error": (error.detach().sum(), len(error))}
+
+
+@dataclass(frozen=True, slots=True)
+class BradleyTerry:
+    """A reward model from pairs.
+
+    depth     layers of the head
+    margin    the better answer is to be ahead by the difference of the ratings, not by just anything
+    centring  weight of what holds the rewards of a pair near 0 together
+    """
+
+    depth: Depth = 1
+    margin: bool = False
+    centring: Annotated[float, Ge(0)] = 0.0
+
+    @property
+    def needs(self) -> Needs:
+        return Needs()
+
+    @property
+    def losses(self) -> Sequence[LossFn]:
+        return ()
+
+    @property
+    def scalar(self) -> Scalar:
+        """The model to learn."""
+        return Scalar(BradleyTerryLoss(self.margin, self.centring), at="last", depth=self.depth)
+
+    @property
+    def updates_per_step(self) -> int:
+        return 1
+
+    def credit(self, samples: Sequence[Sample], signals: Sequence[Signals]) -> tuple[list[Credit], dict[str, float]]:
+        """Every group whose ratings differ is a bundle."""
+        return [credit for members in by_group(samples, signals) for credit in bundle(members, mean=False)], {}
+
+
+@dataclass(frozen=True, slots=True)
+class Ratings:
+    """A reward model from absolute ratings.
+
+    depth  layers of the head
+    """
+
+    depth: Depth = 1
+
+    @property
+    def needs(self) -> Needs:
+        return Needs()
+
+    @property
+    def losses(self) -> Sequence[LossFn]:
+        return ()
+
+    @property
+    def scalar(self) -> Scalar:
+        """The model to learn."""
+        return Scalar(RatingsLoss(), at="last", depth=self.depth)
+
+    @property
+    def updates_per_step(self) -> int:
+        return 1
+
+    def credit(self, samples: Sequence[Sample], signals: Sequence[Signals]) -> tuple[list[Credit], dict[str, float]]:
+        """Every answer on its own."""
+        rated = [one for members in by_group(samples, signals) for one in members]
+        return [_credit(*one, number) for number, one in enumerate(rated)], {}
+
+
+def _credit(sample: Sample, signal: Signals, number: int) -> Credit:
+    own = int(sample.mask.sum())
+    return Credit(sample, signal, np.zeros(own, np.float32), np.ones(own, np.float32), 1.0, number, sample.reward)

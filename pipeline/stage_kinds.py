@@ -1,0 +1,109 @@
+"""What each kind of stage may say in a config."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge
+from pydantic import model_validator
+
+from pipeline.algorithms import PREFERENCE, REWARD_MODELS
+from pipeline.knobs import Knobs
+from pipeline.sections import AlgorithmKnobs, Count, Data, Optimizer, Positive, Rewards, Sampling, one_of
+
+if TYPE_CHECKING:
+    PreferenceKnobs = RewardModelKnobs = Any
+else:
+    PreferenceKnobs = one_of(PREFERENCE)
+    RewardModelKnobs = one_of(REWARD_MODELS)
+
+
+class TrainStage(Knobs):
+    """What stages that learn have in common."""
+
+    start: str | None = None
+    """The earlier stage whose policy this one starts from; default: the policy as it stands."""
+    data: Data
+    """The stage's tasks."""
+    learner: Optimizer
+    """How this stage moves the weights."""
+    steps: Count
+    """Steps of the stage."""
+    groups_per_step: Count
+    """Tasks per step."""
+
+
+class SftStage(TrainStage):
+    """Supervised fine-tuning on the tasks' demonstrations."""
+
+    kind: Literal["sft"]
+    """What the stage does."""
+
+
+class RlStage(TrainStage):
+    """Reinforcement learning against the rewards."""
+
+    kind: Literal["rl"]
+    """What the stage does."""
+    algorithm: AlgorithmKnobs
+    """How rewards become gradients."""
+    rewards: Rewards
+    """Who judges."""
+    rollout: Sampling
+    """How completions are drawn."""
+    max_staleness: Annotated[int, Ge(0)] = 0
+    """Steps by which a rollout's weights may be older than the learner's; 0: synchronous."""
+    resample: Annotated[int, Ge(0)] = 0
+    """How often a group whose rewards are all equal gives its place to another task's (DAPO's dynamic sampling)."""
+    gap_warning: Positive = 0.05
+    """Warn once when learner's and rollout's log-probs are further apart than this, nats, mean over a step's tokens."""
+    gap_limit: Positive | None = None
+    """End the run when they are further apart than this."""
+
+
+class PreferenceStage(TrainStage):
+    """Learning from pairs on file: which of two answers is better (or, with kto, from single answers, good or bad)."""
+
+    kind: Literal["preference"]
+    """What the stage does."""
+    algorithm: PreferenceKnobs
+    """How preferences become gradients."""
+
+    @model_validator(mode="after")
+    def _mismatched(self) -> PreferenceStage:
+        if self.algorithm.kind == "kto" and self.groups_per_step < 2:
+            raise ValueError("groups_per_step: 1, expected 2 or more: kto compares with other tasks' answers")
+        return self
+
+
+class RewardModelStage(TrainStage):
+    """Learning a reward model from rated answers on file; the policy that it starts from stays as it is.
+
+    The model is saved to stages/NAME; on held-out pairs its accuracy is the stage's result.
+    """
+
+    kind: Literal["reward_model"]
+    """What the stage does."""
+    algorithm: RewardModelKnobs
+    """What it learns from."""
+
+
+class EvaluateStage(Knobs):
+    """Accuracy on the held-out tasks: the share of completions whose reward is at least `pass_at`."""
+
+    kind: Literal["evaluate"]
+    """What the stage does."""
+    start: str | None = None
+    """The earlier stage whose policy is evaluated; default: the policy as it stands."""
+    data: Data
+    """The stage's tasks."""
+    rewards: Rewards
+    """Who judges."""
+    rollout: Sampling
+    """How completions are drawn; temperature 0 unless the stage says otherwise."""
+    samples: Count = 1
+    """Completions per task."""
+    limit: Count | None = None
+    """At most this many held-out tasks."""
+    pass_at: float = 0.5
+    """The reward from which a completion counts as right."""

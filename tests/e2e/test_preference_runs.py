@@ -1,0 +1,76 @@
+"""Whole runs that learn from comparisons: from pairs on file, from rollouts, and a reward model."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from metric_docs import documented
+from tiny_run import TINY, assay, kill_at, metric_rows, repeatable, write_config
+
+pytestmark = pytest.mark.slow
+
+HEAD = TINY[: TINY.index("stages:")].replace("held_out: 20}", "held_out: 20, pairs: true}")
+STAGES = """
+stages:
+  warm_start: {kind: sft, steps: 30, groups_per_step: 16}
+  dpo: {kind: preference, steps: 12, groups_per_step: 8, algorithm: {kind: dpo, scale: 0.5}}
+  kto: {kind: preference, steps: 3, groups_per_step: 8, algorithm: {kind: kto}}
+  simpo: {kind: preference, steps: 2, groups_per_step: 4, algorithm: {kind: simpo}, learner: {micro_batch_tokens: 80}}
+  online: {kind: rl, start: warm_start, steps: 3, groups_per_step: 8, algorithm: {kind: online_dpo, group_size: 4}}
+  best: {kind: rl, steps: 3, groups_per_step: 8, algorithm: {kind: rejection, group_size: 4}}
+  judge: {kind: reward_model, steps: 6, groups_per_step: 8, algorithm: {kind: bradley_terry, depth: 2, centring: 0.01}}
+  after: {kind: evaluate}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("preferences")
+    done = assay("run", write_config(folder, HEAD + STAGES), "--run-dir", folder / "run", "--json")
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def of(run_dir, stage):
+    return [row["metrics"] for row in metric_rows(run_dir) if row["stage"] == stage]
+
+
+def test_every_stage_learns_from_its_pairs(finished):
+    rows = metric_rows(finished)
+    assert not [name for row in rows for name in row["metrics"] if not documented(name)]
+    assert all(math.isfinite(value) for row in rows for value in row["metrics"].values())
+    # The first step is taken at the reference: no margin, and a loss of log 2.
+    first = of(finished, "dpo")[0]
+    assert first["learner/pair_margin"] == pytest.approx(0, abs=1e-5)
+    assert first["learner/loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert first["learner/samples"] == 16
+    assert of(finished, "dpo")[-1]["learner/pair_margin"] > 0
+    assert of(finished, "kto")[0]["learner/loss"] == pytest.approx(0.5, abs=1e-4)
+    assert of(finished, "kto")[0]["learner/samples"] == 16
+    for row in of(finished, "online"):
+        assert row["learner/samples"] % 2 == 0  # pairs
+        assert row["learner/samples"] <= 16
+    gaps = [row["policy/logprob_gap_max"] for row in of(finished, "online") if row["learner/samples"]]
+    assert gaps
+    assert max(gaps) < 1e-4
+    assert all(row["learner/samples"] <= 8 for row in of(finished, "best"))
+
+
+def test_the_reward_model_is_saved_and_the_policy_stays(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    judge = summary["stages"]["judge"]
+    assert judge["n"] == 20
+    assert judge["interval"][0] <= judge["accuracy"] <= judge["interval"][1]
+    config = json.loads((finished / "stages" / "judge" / "config.json").read_text())
+    assert (config["architectures"], config["head_depth"]) == (["Qwen3ForSequenceClassification"], 2)
+    assert 0 <= summary["stages"]["after"]["accuracy"] <= 1
+
+
+def test_a_run_that_was_killed_in_a_preference_stage_goes_on_bit_for_bit(finished, tmp_path):
+    config = write_config(tmp_path, HEAD + STAGES)
+    kill_at(["run", config, "--run-dir", tmp_path / "run"], tmp_path / "run", "dpo", 3)
+    done = assay("resume", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert repeatable(tmp_path / "run") == repeatable(finished)

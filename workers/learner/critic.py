@@ -1,0 +1,67 @@
+"""A scalar model in the learner's hands: a critic beside the policy, or a reward model in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rewards.errors import Refused
+from workers.learner.descent import Descent
+from workers.models.load import load_tokenizer
+from workers.models.scalar import apply_head, load_scalar, on_trunk, scalar_head, scalars
+from workers.types import MicroBatch, Optimization, Scalar
+
+
+class ScalarLearner:
+    """The model that `Scalar` describes, and its own AdamW. Weights are float32; the trunk computes in `dtype`.
+
+    Raises `Refused` where `start` has no scalar model, one of another vocabulary, or one with another number of heads.
+    """
+
+    def __init__(
+        self,
+        spec: Scalar,
+        policy: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        optimization: Optimization,
+        dtype: torch.dtype,
+    ):
+        self.spec, self.dtype = spec, dtype
+        self.model = _made(spec, policy, tokenizer)
+        lr = optimization.lr if spec.lr is None else spec.lr
+        self.descent = Descent(self.model, replace(optimization, lr=lr))
+
+    def numbers(self, batch: MicroBatch, hidden: Tensor | None) -> Tensor:
+        """f32[N, heads] or f32[S, heads], with gradient. A shared trunk's states f[N, hidden] come from outside, and
+        so does their gradient."""
+        if not isinstance(self.model, PreTrainedModel):
+            assert hidden is not None, "a shared trunk's states come with the policy's forward pass"
+            return apply_head(self.model, hidden)
+        positions = batch.own - 1 if self.spec.at == "own" else batch.lengths.cumsum(0) - 1
+        return scalars(self.model, batch, positions, self.dtype)
+
+    def loss(self, batch: MicroBatch, hidden: Tensor | None) -> tuple[Tensor, Mapping[str, tuple[Any, Any]]]:
+        """The spec's loss of the numbers, as a sum, and its metrics."""
+        return self.spec.loss(batch, self.numbers(batch, hidden))
+
+
+def _made(spec: Scalar, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.nn.Module:
+    if spec.shared:
+        hidden: int = policy.config.get_text_config().hidden_size
+        return scalar_head(hidden, spec.heads, spec.depth, spec.seed).to(policy.device)
+    if spec.start is None:
+        return on_trunk(policy, spec.heads, spec.depth, spec.seed)
+    if load_tokenizer(spec.start).get_vocab() != tokenizer.get_vocab():
+        raise Refused(
+            f"model {spec.start!r}: its vocabulary is not the policy's, expected a scalar model that reads the "
+            "policy's tokens"
+        )
+    model = load_scalar(spec.start, policy.device)
+    if model.config.num_labels != spec.heads:
+        raise Refused(f"model {spec.start!r}: has {model.config.num_labels} heads, expected {spec.heads}")
+    return model
