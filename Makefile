@@ -4,13 +4,16 @@ TORCH := torch==2.13.0+cpu
 BIN := .venv/bin
 .DELETE_ON_ERROR:
 
-.PHONY: demo test setup lint bench lock
+.PHONY: demo test slow setup lint bench lock
 
 demo: .venv/.ready
 	$(BIN)/assay run configs/quickstart.yaml
 
 test: .venv/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+slow: .venv/.ready
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 setup: .venv/.ready
 

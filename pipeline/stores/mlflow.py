@@ -194,6 +194,7 @@ class _Remote:
             return
         from mlflow import MlflowClient
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # also where others imported it before us
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # `warn` tells of an unreachable server
         self._client = MlflowClient(tracking_uri=self._uri)
         if run_id := self._recorded():
