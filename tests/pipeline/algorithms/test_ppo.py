@@ -33,8 +33,9 @@ def step(rng, count=12, equal=False):
         own, reward = int(mask.sum()), 1.0 if equal else float(rng.normal())
         ids, logp = np.zeros(length, np.int32), np.zeros(length, np.float32)
         samples.append(Sample(i // 2, i % 2, ids, mask, logp, reward))
-        # Not so far apart that verl cuts a token's KL off, which it does from 10 nats on.
-        old, ref, value = (rng.normal(size=own, scale=s).astype(np.float32) for s in (0.5, 0.5, 1.0))
+        # At most 2 nats apart, k3 then at most 4.4: verl cuts a token's KL off from 10 on.
+        old, ref = (np.clip(rng.normal(size=own, scale=0.5), -1, 1).astype(np.float32) for _ in range(2))
+        value = rng.normal(size=own).astype(np.float32)
         signals.append(Signals(logp_old=old, logp_ref=ref, value=value))
     return samples, signals
 
