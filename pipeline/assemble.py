@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -21,6 +21,7 @@ from pipeline.streams import key
 from pipeline.tasks import TaskSets
 from rewards.catalog import resolve
 from rewards.errors import Refused
+from rewards.noise import Noise, bounds_of
 from rewards.panel import Panel, Seat
 from rewards.sources.function import Function
 from workers import types
@@ -79,9 +80,32 @@ def panels(config: Config) -> list[Rewards]:
     return out
 
 
-def panel_of(rewards: Rewards) -> Panel:
-    """The panel that the config describes. Raises `Refused` where an import path does not import."""
-    return Panel(tuple(_seat(name, knobs) for name, knobs in rewards.sources.items()))
+def panel_of(rewards: Rewards, noise_seed: int | None = None) -> Panel:
+    """The panel that the config describes, without noise where there is no seed for it.
+
+    Raises `Refused` where an import path does not import, and for noise that means nothing for a source.
+    """
+    seats = tuple(_seat(name, knobs) for name, knobs in rewards.sources.items())
+    if rewards.noise is None or noise_seed is None:
+        return Panel(seats)
+    return Panel(seats, noise_of(rewards, seats), noise_seed)
+
+
+def noise_of(rewards: Rewards, seats: Sequence[Seat]) -> Noise | None:
+    """The noise that the config describes. Raises `Refused` where it means nothing for a source."""
+    if rewards.noise is None:
+        return None
+    noise: Noise = rewards.noise.build()
+    for seat in seats:
+        if noise.disturbs(seat.name, seat.weight):
+            noise.check(seat.name, bounds_of(seat.source))
+    return noise
+
+
+def noise_seed(config: Config, name: str) -> int | None:
+    """What the noise of this stage is drawn from; None where there is none: it is for stages that learn."""
+    stage = config.stages[name]
+    return key(config.seed, "noise", name) if isinstance(stage, RlStage) and stage.rewards.noise else None
 
 
 def _seat(name: str, knobs: SeatKnobs) -> Seat:
@@ -127,16 +151,19 @@ class Hands:
     rollouts: RolloutPool
     transport: ObjectStoreTransport
     judges: JudgePool | None = None
-    judging: Rewards | None = None
+    judging: tuple[Rewards, int | None] | None = None
 
-    async def judges_for(self, rewards: Rewards) -> JudgePool:
-        """Judge workers for these rewards; the ones at hand where the rewards are the same."""
-        if self.judges is None or self.judging != rewards:
+    async def judges_for(self, name: str) -> JudgePool:
+        """Judge workers for the stage of that name; the ones at hand where they judge the same."""
+        stage = self.config.stages[name]
+        assert isinstance(stage, RlStage | EvaluateStage)
+        wanted = stage.rewards, noise_seed(self.config, name)
+        if self.judges is None or self.judging != wanted:
             if self.judges is not None:
                 await self.judges.close()
             timeout, start = self.config.cluster.timeout_s, self.reserved.start
-            self.judges = JudgePool(panel_of(rewards), rewards.workers, rewards.cpus, timeout, start)
-            self.judging = rewards
+            self.judges = JudgePool(panel_of(*wanted), stage.rewards.workers, stage.rewards.cpus, timeout, start)
+            self.judging = wanted
             await self.judges.start()
         return self.judges
 
@@ -168,7 +195,8 @@ async def hands(config: Config, run_dir: Path, texts: list[str]) -> Hands:
     else:
         learner, rollouts = LearnerTeam(*at_learner), RolloutPool(*at_rollout)
     crew = Hands(config, run_dir.absolute(), taken, learner, rollouts, ObjectStoreTransport(learner, rollouts))
-    first = [crew.judges_for(rewards) for rewards in panels(config)[:1]]
+    judged = [name for name, stage in config.stages.items() if isinstance(stage, RlStage | EvaluateStage)]
+    first = [crew.judges_for(name) for name in judged[:1]]
     await asyncio.gather(learner.start(), rollouts.start(), *first)
     await rollouts.open(path, _make_engine(config))
     return crew

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.assemble import check_engine, panel_of, panels, placement_of, tasks_of, texts_of
+from pipeline.assemble import check_engine, noise_of, panel_of, panels, placement_of, tasks_of, texts_of
 from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, Rewards, SftStage
 from pipeline.fit import check_lengths, check_machine, check_timeouts
 from pipeline.memory import BYTES, Longest, Needs, needs
@@ -153,7 +153,9 @@ async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tu
         for rewards in panels(config):
             sets = next(tasks[name] for name, stage in config.stages.items() if _rewards(stage) == rewards)
             tried = [*sets.train[:TRIED], *sets.held_out[:TRIED]]
-            out.append((rewards, {seat.name: await selfcheck(seat, tried, tools) for seat in panel_of(rewards).seats}))
+            seats = panel_of(rewards).seats
+            noise_of(rewards, seats)
+            out.append((rewards, {seat.name: await selfcheck(seat, tried, tools) for seat in seats}))
     finally:
         tools.close()
     return out

@@ -49,10 +49,19 @@ class Feed(Protocol):
 
 
 class OnlineFeed:
-    """Takes what the producer made; counts what could not be judged against the budget."""
+    """Takes what the producer made; counts what could not be judged against the budget. `measures` says more about a
+    step's groups than every run wants to know."""
 
-    def __init__(self, buffer: Buffer, producer: Producer, groups_per_step: int, budget: FailureBudget):
+    def __init__(
+        self,
+        buffer: Buffer,
+        producer: Producer,
+        groups_per_step: int,
+        budget: FailureBudget,
+        measures: Callable[[Sequence[ScoredGroup]], dict[str, float]] = lambda groups: {},
+    ):
         self.buffer, self.producer, self.groups_per_step, self.budget = buffer, producer, groups_per_step, budget
+        self.measures = measures
         self.task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -69,7 +78,7 @@ class OnlineFeed:
         wait = time.perf_counter() - start
         self.budget.count(groups)
         generate, judge = self.producer.clock.read()
-        metrics = group_metrics(groups)
+        metrics = group_metrics(groups) | self.measures(groups)
         if self.producer.resample:
             metrics["rollout/resampled"] = float(self.producer.resampled)
             self.producer.resampled = 0

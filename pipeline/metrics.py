@@ -18,7 +18,9 @@ def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     out = {
         "rollout/failed": 1 - len(asked) / len(rollouts),
         "reward/failed": 1 - len(rewards) / len(verdicts),
-        "reward/groups_without_signal": float(np.mean([_without_signal(scored) for scored in groups])),
+        "reward/groups_without_signal": float(
+            np.mean([without_signal([verdict.reward for verdict in scored.verdicts]) for scored in groups])
+        ),
     }
     if len(rewards):
         out |= {"reward/mean": float(rewards.mean()), "reward/std": float(rewards.std())}
@@ -32,9 +34,9 @@ def group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     return out
 
 
-def _without_signal(scored: ScoredGroup) -> bool:
-    rewards = [verdict.reward for verdict in scored.verdicts if verdict.reward is not None]
-    return len(set(rewards)) < 2
+def without_signal(rewards: Sequence[float | None]) -> bool:
+    """Whether a group's rewards hold fewer than two different numbers."""
+    return len({reward for reward in rewards if reward is not None}) < 2
 
 
 def _source_metrics(name: str, scores: Sequence[Score]) -> dict[str, float]:

@@ -15,6 +15,8 @@ from pipeline.knobs import Knobs, PlugKnobs, knobs_from
 from pipeline.refusals import OWN
 from pipeline.tasks import DATA
 from rewards.catalog import SOURCES
+from rewards.errors import nearest
+from rewards.noise import NOISES
 from rewards.panel import OnFailure
 from workers.models import ModelInit
 
@@ -32,11 +34,12 @@ def one_of(table: Mapping[str, type]) -> Any:
 
 
 if TYPE_CHECKING:  # made from the plug-ins' dataclasses when this is imported; to a type checker they are anything
-    ModelInitKnobs = AlgorithmKnobs = Data = Any
+    ModelInitKnobs = AlgorithmKnobs = Data = NoiseKnobs = Any
 else:
     ModelInitKnobs = knobs_from(ModelInit)
     AlgorithmKnobs = one_of(ALGORITHMS)
     Data = one_of(DATA)
+    NoiseKnobs = one_of(NOISES)
 
 
 class Model(Knobs):
@@ -186,6 +189,8 @@ class Rewards(Knobs):
 
     sources: Annotated[dict[str, SeatEntry], Field(min_length=1)]
     """The reward sources by name; the reward is the weighted sum of their values."""
+    noise: NoiseKnobs | None = None
+    """Errors put into the scores of stages that learn, on purpose; the clean scores are kept beside them."""
     workers: Count = 1
     """Judge processes."""
     cpus: Positive = 1.0
@@ -194,6 +199,13 @@ class Rewards(Knobs):
     """The run ends when more than this share of the last `failure_window` rollouts could not be judged."""
     failure_window: Count = 512
     """Rollouts over which the failed share is taken."""
+
+    @model_validator(mode="after")
+    def _disturbed(self) -> Rewards:
+        for name in self.noise.sources if self.noise else ():
+            if name not in self.sources:
+                raise ValueError(f"noise.sources: no source {name!r}; {nearest(name, self.sources)}")
+        return self
 
 
 class Checkpoints(Knobs):

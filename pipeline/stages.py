@@ -19,6 +19,7 @@ from pipeline.feeds import Batch, OfflineFeed, OnlineFeed, answers, demonstratio
 from pipeline.gap import GapRule
 from pipeline.held_out import pair_accuracy
 from pipeline.loop import Algorithm, Training, train
+from pipeline.noise import noise_metrics
 from pipeline.producer import Producer
 from pipeline.progress import Progress
 from pipeline.rundir import sample_rows
@@ -113,7 +114,7 @@ async def run_stage(
 async def _evaluate(
     name: str, stage: EvaluateStage, hands: Hands, tasks: TaskSets, recorder: Recorder
 ) -> dict[str, Any]:
-    judges = await hands.judges_for(stage.rewards)
+    judges = await hands.judges_for(name)
     await hands.transport.publish()
     found = await evaluate(
         tasks.held_out[: stage.limit],
@@ -206,7 +207,7 @@ async def _rl(
     name: str, stage: RlStage, hands: Hands, tasks: TaskSets, recorder: Recorder, resumed: Resumed | None
 ) -> dict[str, Any]:
     algorithm = stage.algorithm.build()
-    judges = await hands.judges_for(stage.rewards)
+    judges = await hands.judges_for(name)
     start = await _begin(stage, algorithm, stage.rollout.temperature, hands, resumed)
     await hands.transport.publish()
     budget = FailureBudget(stage.rewards.failure_budget, stage.rewards.failure_window)
@@ -224,7 +225,7 @@ async def _rl(
         end,
         stage.resample,
     )
-    feed = OnlineFeed(buffer, producer, wave, budget)
+    feed = OnlineFeed(buffer, producer, wave, budget, partial(noise_metrics, judges.panel))
     gap = GapRule(name, stage.gap_warning, stage.gap_limit)
     after = partial(recorder.step, name, budget, gap)
     if isinstance(algorithm, Ppo) and algorithm.kl_control.target is not None:

@@ -11,6 +11,7 @@ The failure policy of the judges' floor, on one page:
         abort        `RunFailed`: the run ends with the source's name
 
 A seat of weight 0 only watches: `mask` and `drop_group` take no reward away for its sake.
+What the policies leave may then be disturbed on purpose (`noise.py`), before it is added up.
 This is the one place where a judge's error becomes data, hence its broad except.
 """
 
@@ -26,6 +27,7 @@ import numpy as np
 
 from rewards.errors import RunFailed
 from rewards.failures import as_failure
+from rewards.noise import Noise, Place, bounds_of
 from rewards.ports import RewardSource, Toolbox
 from rewards.types import Failure, Group, Score, ScoredGroup, Verdict
 
@@ -53,21 +55,45 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """The seats of one stage. The reward is the weighted sum of the seats' values."""
+    """The seats of one stage. The reward is the weighted sum of the seats' values.
+
+    noise  errors to put into the scores before they are added up
+    seed   of the run and the stage, for what is drawn
+    """
 
     seats: tuple[Seat, ...]
+    noise: Noise | None = None
+    seed: int = 0
 
     async def judge(self, group: Group, tools: Toolbox) -> ScoredGroup:
         """One verdict per rollout. Raises `RunFailed` where a seat's policy says so."""
         asked = await asyncio.gather(*(_ask(seat, group, tools) for seat in self.seats))
         columns = [_settle(seat, group, scores) for seat, scores in zip(self.seats, asked, strict=True)]
+        verdicts = self._verdicts(group, columns)
+        if self.noise is not None:
+            noisy = self._verdicts(group, await self._disturbed(self.noise, group, columns))
+            verdicts = tuple(replace(v, clean=clean.reward) for v, clean in zip(noisy, verdicts, strict=True))
+        return ScoredGroup(group, verdicts)
+
+    async def _disturbed(self, noise: Noise, group: Group, columns: Sequence[Sequence[Score]]) -> list[Sequence[Score]]:
+        """The scores with noise, once the latest of them is there."""
+        out, late = [], 0.0
+        for seat, scores in zip(self.seats, columns, strict=True):
+            if noise.disturbs(seat.name, seat.weight):
+                place = Place(self.seed, seat.name, bounds_of(seat.source), seat.timeout_s, group)
+                noisy = noise.apply(place, scores)
+                late = max(late, *(new.latency - old.latency for new, old in zip(noisy, scores, strict=True)))
+                scores = noisy
+            out.append(scores)
+        if late > 0:
+            await asyncio.sleep(late)
+        return out
+
+    def _verdicts(self, group: Group, columns: Sequence[Sequence[Score]]) -> tuple[Verdict, ...]:
         dropped = self._dropped(group, columns)
-        return ScoredGroup(
-            group,
-            tuple(
-                self._verdict(rollout.failure, dropped, [column[i] for column in columns])
-                for i, rollout in enumerate(group.rollouts)
-            ),
+        return tuple(
+            self._verdict(rollout.failure, dropped, [column[i] for column in columns])
+            for i, rollout in enumerate(group.rollouts)
         )
 
     def _verdict(self, failure: Failure | None, dropped: Failure | None, row: Sequence[Score]) -> Verdict:

@@ -63,7 +63,7 @@ class Failure:
     """Why there is no number (or no rollout).
 
     border  where it was caught: "rollout", "source:NAME" or "judge"
-    kind    "timeout", "error", "died", "abstained", "malformed" or "long_prompt"
+    kind    "timeout", "error", "died", "abstained", "malformed", "long_prompt", or "dropped" (`rewards.noise`)
     detail  one line for a person
     """
 
@@ -133,6 +133,7 @@ class Score:
     cost         money, in the source's own currency
     latency      seconds
     weight       the source's factor in the reward; the panel sets it
+    clean        the value before `rewards.noise` changed it; None where there is no noise
     """
 
     value: float | None = None
@@ -143,10 +144,11 @@ class Score:
     latency: float = 0.0
     failure: Failure | None = None
     weight: float = 1.0
+    clean: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         judged = self.value, self.steps, self.explanation, self.parts
-        return Score, (*judged, self.cost, self.latency, self.failure, self.weight)
+        return Score, (*judged, self.cost, self.latency, self.failure, self.weight, self.clean)
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.failure is None):
@@ -161,15 +163,17 @@ class Verdict:
 
     steps   f32[K] step rewards, where a source gave them
     scores  every source's score by the source's name
+    clean   what the reward would be without `rewards.noise`; None where there is no noise, or no such reward
     """
 
     reward: float | None
     scores: Mapping[str, Score]
     steps: np.ndarray | None = None
     failure: Failure | None = None
+    clean: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Verdict, (self.reward, self.scores, self.steps, self.failure)
+        return Verdict, (self.reward, self.scores, self.steps, self.failure, self.clean)
 
     def __post_init__(self) -> None:
         if (self.reward is None) == (self.failure is None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rewards.failures import abstained
 from rewards.ports import Case, Toolbox
@@ -18,6 +19,8 @@ class Exact:
     """
 
     after: str | None = None
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     async def score(self, group: Group, tools: Toolbox) -> Sequence[Score]:
         """One score per rollout; abstains where the task has no reference."""

@@ -40,6 +40,7 @@ class Math:
     limit_s: Annotated[float, Gt(0)] = 5.0
 
     helper_imports: ClassVar[tuple[str, ...]] = ("rewards.sources.symbolic",)
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     async def score(self, group: Group, tools: Toolbox) -> Sequence[Score]:
         """One score per rollout; abstains where the task has no usable reference."""

@@ -38,6 +38,7 @@ class _Judge:
 class JudgePool:
     """The port `Judges` over Ray actors.
 
+    panel      what every judge hosts
     workers    judge processes; `cpus` of Ray's logical CPUs for each, and as many helper processes (one at least)
     timeout_s  seconds a judge may take for one group; choose it above what its seats' limits and retries add up to
     start      starts a judge where it is to sit (see `workers.placement`)
@@ -47,7 +48,7 @@ class JudgePool:
     def __init__(
         self, panel: Panel, workers: int, cpus: float, timeout_s: float, start: Callable[..., Actor] = start_actor
     ) -> None:
-        self._panel, self._workers, self._cpus, self._timeout_s = panel, workers, cpus, timeout_s
+        self.panel, self._workers, self._cpus, self._timeout_s = panel, workers, cpus, timeout_s
         self._start_actor = start
         self._helpers = max(1, int(cpus))
         self._places = GROUPS_PER_HELPER * self._helpers + 1  # one more, so that a judge never waits for the driver
@@ -130,7 +131,7 @@ class JudgePool:
 
     def _fresh(self, name: str) -> _Judge:
         """A judge that is still starting: all its places are taken."""
-        actor = self._start_actor(JudgeWorker, self._panel, self._helpers, name=name, cpus=self._cpus)
+        actor = self._start_actor(JudgeWorker, self.panel, self._helpers, name=name, cpus=self._cpus)
         return _Judge(actor, self._places)
 
     async def _open(self, judge: _Judge) -> None:
