@@ -16,7 +16,7 @@ from pipeline.tasks import TaskSets
 from rewards.errors import Refused
 from rewards.selfcheck import selfcheck
 from rewards.types import Task
-from workers.judging.toolbox import ProcessToolbox
+from workers.judging.live import LiveToolbox
 from workers.placement import Machine, Placement, this_machine
 
 if TYPE_CHECKING:
@@ -148,16 +148,17 @@ def _longest(sets: TaskSets, renderer: Renderer) -> Longest:
 async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tuple[Rewards, dict[str, int]]]:
     """For each different panel, on the tasks of the first stage that it judges."""
     out = []
-    tools = ProcessToolbox(1)
+    tools = LiveToolbox(1)
     try:
         for rewards in panels(config):
+            await tools.warm(panel_of(rewards))
             sets = next(tasks[name] for name, stage in config.stages.items() if _rewards(stage) == rewards)
             tried = [*sets.train[:TRIED], *sets.held_out[:TRIED]]
             seats = panel_of(rewards).seats
             noise_of(rewards, seats)
             out.append((rewards, {seat.name: await selfcheck(seat, tried, tools) for seat in seats}))
     finally:
-        tools.close()
+        await tools.aclose()
     return out
 
 

@@ -11,10 +11,12 @@ from rewards.imports import load
 from rewards.sources.exact import Exact
 from rewards.sources.function import style
 from rewards.sources.math import Math
+from rewards.sources.scalar import Scalar
 
 SOURCES: dict[str, type] = {
     "exact": Exact,
     "math": Math,
+    "scalar": Scalar,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rewards.declared import Unanswered
 from rewards.types import Failure, Score
 
 DETAIL_CHARS = 300
@@ -19,6 +20,8 @@ def as_failure(error: BaseException, border: str = "source") -> Failure:
         return Failure(border, "timeout", one_line(error) or "no answer in time")
     if isinstance(error, ChildProcessError):
         return Failure(border, "died", one_line(error) or "its process died")
+    if isinstance(error, Unanswered):
+        return Failure(border, error.kind, one_line(error))
     if isinstance(error, Exception):
         return Failure(border, "error", one_line(f"{type(error).__name__}: {error}"))
     raise error

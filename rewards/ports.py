@@ -6,11 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from rewards.types import Group, Score, Task
+import numpy as np
+
+from rewards.declared import ChatModel, Corpus, Passage, Reply, ScalarModel, Service
+from rewards.types import Group, Message, Score, Task
 
 
 class Toolbox(Protocol):
-    """The live things a source may use. Built inside the process that hosts the panel, never pickled."""
+    """The live things a source may use, made from what it declares (`rewards.declared`) in the process that hosts the
+    panel, and never pickled. Whatever does not answer raises `Unanswered`, or `TimeoutError`."""
 
     async def call(self, function: Callable[..., Any], /, *args: Any, limit_s: float) -> Any:
         """Run `function(*args)` in a helper process that is killed when the limit is over.
@@ -18,6 +22,39 @@ class Toolbox(Protocol):
         The function and its arguments must be picklable. Raises `TimeoutError` after `limit_s` seconds,
         `ChildProcessError` when the helper died, and whatever the function raised.
         """
+        ...
+
+    async def chat(
+        self,
+        model: ChatModel,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        sample: int = 0,
+        stop: Sequence[str] = (),
+        top: int = 0,
+    ) -> Reply:
+        """The model's next message.
+
+        `sample` tells the k-th answer to the same question from the others; `top` asks for so many of the likeliest
+        tokens at every place. An equal question to an equal model is answered from the cache, where it has one.
+        """
+        ...
+
+    async def scalar(self, model: ScalarModel, passages: Sequence[Passage]) -> list[np.ndarray | None]:
+        """For each passage f32[K, labels]: the model's numbers at each of its K marks, or at its end (K = 1).
+
+        None where it is longer than the model's context.
+        """
+        ...
+
+    async def search(self, corpus: Corpus, query: str, k: int) -> list[str]:
+        """The k passages that fit best (Okapi BM25), the best first; those without a word in common are left out."""
+        ...
+
+    async def post(self, service: Service, payload: Any) -> Any:
+        """The JSON that the service answers to this JSON."""
         ...
 
 

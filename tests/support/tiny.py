@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 from workers.models import ModelInit, TokenizerInit
 from workers.models.create import create
@@ -70,3 +76,18 @@ def logprobs_alone(model, ids, temperature=1.0):
 def prompts(rng, count, low=1, high=30, vocabulary=20):
     """Ragged token ids, i32[low to high] each."""
     return [rng.integers(3, vocabulary, int(rng.integers(low, high + 1))).astype(np.int32) for _ in range(count)]
+
+
+def make_scalar(directory, kind="sequence", labels=1, architecture="qwen3", template=None, **config):
+    """A classifier as the hub has them, with a random head; `kind` is sequence or token. Its path as a string."""
+    base = make(Path(directory) / "base", architecture, **config)
+    cls = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}[kind]
+    model = cls.from_pretrained(base, num_labels=labels)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = template
+    torch.manual_seed(labels)
+    torch.nn.init.normal_(model.score.weight)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(Path(directory) / "scalar")
+    tokenizer.save_pretrained(Path(directory) / "scalar")
+    return str(Path(directory) / "scalar")

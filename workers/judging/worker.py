@@ -1,4 +1,4 @@
-"""One judge process: hosts the panel and the helper processes its sources may use."""
+"""One judge process: hosts the panel and what its sources may use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 from rewards.panel import Panel
 from rewards.types import Group, Verdict
-from workers.judging.toolbox import ProcessToolbox
+from workers.judging.live import LiveToolbox
 from workers.messages import Lot, Verdicts
 
 GROUPS_PER_HELPER = 2
@@ -21,7 +21,7 @@ class JudgeWorker:
     def __init__(self, panel: Panel, helpers: int) -> None:
         imports = {name for seat in panel.seats for name in getattr(seat.source, "helper_imports", ())}
         self._panel = panel
-        self._tools = ProcessToolbox(helpers, tuple(sorted(imports)))
+        self._tools = LiveToolbox(helpers, tuple(sorted(imports)))
         self._uses_helpers = any(hasattr(seat.source, "helper_imports") for seat in panel.seats)
         self._places = asyncio.Semaphore(GROUPS_PER_HELPER * helpers)
 
@@ -39,10 +39,11 @@ class JudgeWorker:
             return (await self._panel.judge(group, self._tools)).verdicts
 
     async def warm(self) -> None:
-        """Start the helper processes, where a source says that it uses them."""
+        """Start the helper processes and load the models, where a source says that it uses them."""
         if self._uses_helpers:
             await self._tools.call(os.getpid, limit_s=WARM_S)
+        await self._tools.warm(self._panel)
 
-    def close(self) -> None:
-        """Kill the helper processes."""
-        self._tools.close()
+    async def close(self) -> None:
+        """Kill the helper processes, close all connections."""
+        await self._tools.aclose()

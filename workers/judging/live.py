@@ -1,0 +1,90 @@
+"""The whole toolbox: helper processes, and the live things that the panel's sources declare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from rewards.declared import ChatModel, Corpus, Passage, Reply, ScalarModel, Service, declared
+from rewards.panel import Panel
+from rewards.types import Message
+from workers.judging.chat import ChatClient
+from workers.judging.http import Http
+from workers.judging.search import Index
+from workers.judging.toolbox import ProcessToolbox
+
+T = TypeVar("T")
+
+
+class Reader(Protocol):
+    """Reads passages with a scalar model: here, or in the model's own process."""
+
+    async def open(self) -> Any: ...
+    async def read(self, passages: Sequence[Passage]) -> list[np.ndarray | None]: ...
+
+
+class LiveToolbox(ProcessToolbox):
+    """`rewards.ports.Toolbox`. Each declared thing is made when it is first used, or by `warm`."""
+
+    def __init__(self, processes: int, imports: tuple[str, ...] = ()) -> None:
+        super().__init__(processes, imports)
+        self._things: dict[Any, Any] = {}
+
+    async def chat(
+        self,
+        model: ChatModel,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        sample: int = 0,
+        stop: Sequence[str] = (),
+        top: int = 0,
+    ) -> Reply:
+        """See `Toolbox.chat`."""
+        return await self.client(model).ask(messages, max_tokens, temperature, sample, stop, top)
+
+    async def scalar(self, model: ScalarModel, passages: Sequence[Passage]) -> list[np.ndarray | None]:
+        """See `Toolbox.scalar`."""
+        return await self._thing(model, self._reader).read(passages)
+
+    async def search(self, corpus: Corpus, query: str, k: int) -> list[str]:
+        """See `Toolbox.search`."""
+        return self._thing(corpus, Index).search(query, k)
+
+    async def post(self, service: Service, payload: Any) -> Any:
+        """See `Toolbox.post`."""
+        return await self._thing(service, Http).ask("", payload)
+
+    def client(self, model: ChatModel) -> ChatClient:
+        """What asks this model."""
+        return self._thing(model, ChatClient)
+
+    async def warm(self, panel: Panel) -> None:
+        """Load what takes long to load, so that no group waits for it. Raises `Refused`."""
+        for seat in panel.seats:
+            for spec in declared(seat.source):
+                if isinstance(spec, ScalarModel):
+                    await self._thing(spec, self._reader).open()
+                elif isinstance(spec, Corpus):
+                    self._thing(spec, Index)
+
+    async def aclose(self) -> None:
+        """Close everything; a later use would make it anew."""
+        things, self._things = self._things, {}
+        for thing in things.values():
+            if isinstance(thing, ChatClient | Http):
+                await thing.close()
+        self.close()
+
+    def _reader(self, spec: ScalarModel) -> Reader:
+        from workers.judging.scalar_model import ScalarReader  # imports torch: seconds, where no source needs it
+
+        return ScalarReader(spec)
+
+    def _thing(self, spec: Any, make: Callable[[Any], T]) -> T:
+        if spec not in self._things:
+            self._things[spec] = make(spec)
+        return self._things[spec]
