@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pipeline.config import Config, EvaluateStage, Optimizer, PathSeat, Rewards, RlStage, Sampling, SeatKnobs
 from pipeline.knobs import knobs_from
 from pipeline.refusals import refusal
+from pipeline.shaping import shapers_of
 from pipeline.streams import key
 from pipeline.tasks import TaskSets
 from rewards.catalog import resolve
@@ -86,9 +87,10 @@ def panel_of(rewards: Rewards, noise_seed: int | None = None) -> Panel:
     Raises `Refused` where an import path does not import, and for noise that means nothing for a source.
     """
     seats = tuple(_seat(name, knobs) for name, knobs in rewards.sources.items())
+    combiner, shapers = rewards.combine.build(), dict(shapers_of(rewards)[0])
     if rewards.noise is None or noise_seed is None:
-        return Panel(seats)
-    return Panel(seats, noise_of(rewards, seats), noise_seed)
+        return Panel(seats, combiner=combiner, shapers=shapers)
+    return Panel(seats, noise_of(rewards, seats), noise_seed, combiner, shapers)
 
 
 def noise_of(rewards: Rewards, seats: Sequence[Seat]) -> Noise | None:
@@ -106,6 +108,11 @@ def noise_seed(config: Config, name: str) -> int | None:
     """What the noise of this stage is drawn from; None where there is none: it is for stages that learn."""
     stage = config.stages[name]
     return key(config.seed, "noise", name) if isinstance(stage, RlStage) and stage.rewards.noise else None
+
+
+def judges_steps(rewards: Rewards) -> bool:
+    """Whether one of the sources says that it judges steps (`judges_steps`, a class variable)."""
+    return any(getattr(seat.source, "judges_steps", False) for seat in panel_of(rewards).seats)
 
 
 def _seat(name: str, knobs: SeatKnobs) -> Seat:

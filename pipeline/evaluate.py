@@ -19,7 +19,8 @@ WAVE = 512
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The share of the `n` judged completions whose reward is at least `pass_at`, and its 95% Wilson interval."""
+    """The share of the `n` judged completions whose reward, before any shaping, is at least `pass_at`, and its 95%
+    Wilson interval."""
 
     accuracy: float
     n: int
@@ -65,7 +66,7 @@ async def evaluate(
         await attempt(rollouts, judges, wave, Clock(), collect)
     groups = [found[i] for i in range(len(tasks))]
     verdicts = [verdict for scored in groups for verdict in scored.verdicts]
-    rewards = [verdict.reward for verdict in verdicts if verdict.reward is not None]
+    rewards = [verdict.unshaped for verdict in verdicts if verdict.unshaped is not None]
     if not rewards:
         raise RunFailed(f"not one of {len(verdicts)} completions could be judged; the first: {verdicts[0].failure}")
     right = sum(reward >= pass_at for reward in rewards)

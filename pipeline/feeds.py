@@ -16,6 +16,7 @@ from pipeline.failures import FailureBudget
 from pipeline.metrics import group_metrics
 from pipeline.producer import Producer
 from pipeline.samples import to_samples
+from pipeline.shaping import Shaping
 from rewards.types import Rated, ScoredGroup, Task
 from workers.ports import Rollouts
 from workers.types import Sample
@@ -49,8 +50,8 @@ class Feed(Protocol):
 
 
 class OnlineFeed:
-    """Takes what the producer made; counts what could not be judged against the budget. `measures` says more about a
-    step's groups than every run wants to know."""
+    """Takes what the producer made, shapes what is shaped over whole steps, counts what could not be judged against the
+    budget. `measures` says more about a step's groups than every run wants to know."""
 
     def __init__(
         self,
@@ -59,9 +60,10 @@ class OnlineFeed:
         groups_per_step: int,
         budget: FailureBudget,
         measures: Callable[[Sequence[ScoredGroup]], dict[str, float]] = lambda groups: {},
+        shaping: Shaping | None = None,
     ):
         self.buffer, self.producer, self.groups_per_step, self.budget = buffer, producer, groups_per_step, budget
-        self.measures = measures
+        self.measures, self.shaping = measures, shaping
         self.task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -78,7 +80,10 @@ class OnlineFeed:
         wait = time.perf_counter() - start
         self.budget.count(groups)
         generate, judge = self.producer.clock.read()
-        metrics = group_metrics(groups) | self.measures(groups)
+        shaped: dict[str, float] = {}
+        if self.shaping is not None:
+            groups, shaped = self.shaping(step, groups)
+        metrics = group_metrics(groups) | shaped | self.measures(groups)
         if self.producer.resample:
             metrics["rollout/resampled"] = float(self.producer.resampled)
             self.producer.resampled = 0

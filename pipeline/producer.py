@@ -132,8 +132,7 @@ class Producer:
 
 def _all_equal(scored: ScoredGroup) -> bool:
     """A group that was judged as a whole, and teaches nothing. One that was not keeps its place, and is counted."""
-    rewards = {verdict.reward for verdict in scored.verdicts}
-    return len(rewards) == 1 and None not in rewards
+    return len(scored.worths) == 1 and all(verdict.failure is None for verdict in scored.verdicts)
 
 
 def first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -47,6 +47,7 @@ def _sample(group: int, rollout: Rollout, verdict: Verdict) -> Sample:
         mask += [np.zeros(len(fresh), bool), np.ones(len(turn.completion_ids), bool)]
         logp += [np.zeros(len(fresh), np.float32), turn.logprobs]
         length = len(turn.prompt_ids) + len(turn.completion_ids)
+    step_ends = None if verdict.ends is None else _step_ends(rollout, verdict.ends)
     return Sample(
         group=group,
         index=rollout.index,
@@ -57,4 +58,19 @@ def _sample(group: int, rollout: Rollout, verdict: Verdict) -> Sample:
         steps=verdict.steps,
         scores=verdict.scores,
         version=min(turn.version for turn in rollout.turns),
+        step_ends=step_ends,
+    )
+
+
+def _step_ends(rollout: Rollout, ends: np.ndarray) -> np.ndarray:
+    """i32[K]: from places in the last turn's text to the own tokens that hold the steps' last characters."""
+    *before, last = rollout.turns
+    if last.offsets is None:
+        raise RunFailed(
+            "a reward source gave step rewards and never said that it judges steps; expected "
+            "`judges_steps: ClassVar[bool] = True` in its class"
+        )
+    places = np.searchsorted(last.offsets, ends, side="left")
+    return (np.minimum(places, len(last.offsets) - 1) + sum(len(turn.completion_ids) for turn in before)).astype(
+        np.int32
     )

@@ -14,7 +14,7 @@ from pipeline.algorithms import ALGORITHMS
 from pipeline.knobs import Knobs, PlugKnobs, knobs_from
 from pipeline.refusals import OWN
 from pipeline.tasks import DATA
-from rewards.catalog import SOURCES
+from rewards.catalog import COMBINERS, SHAPERS, SOURCES
 from rewards.errors import nearest
 from rewards.noise import NOISES
 from rewards.panel import OnFailure
@@ -179,18 +179,24 @@ def _seats() -> Any:
 
 
 if TYPE_CHECKING:
-    SeatEntry = Any
+    SeatEntry = Combine = Shape = Any
 else:
     SeatEntry = _seats()
+    Combine = one_of(COMBINERS)
+    Shape = one_of(SHAPERS)
 
 
 class Rewards(Knobs):
     """Who judges."""
 
     sources: Annotated[dict[str, SeatEntry], Field(min_length=1)]
-    """The reward sources by name; the reward is the weighted sum of their values."""
+    """The reward sources by name."""
     noise: NoiseKnobs | None = None
     """Errors put into the scores of stages that learn, on purpose; the clean scores are kept beside them."""
+    combine: Combine = Field({"kind": "weighted"}, validate_default=True)
+    """How their values become one reward; default: their weighted sum."""
+    shape: tuple[Shape, ...] = ()
+    """What is done to the reward, or to step rewards, one after the other; evaluations go by the reward before it."""
     workers: Count = 1
     """Judge processes."""
     cpus: Positive = 1.0
@@ -205,6 +211,14 @@ class Rewards(Knobs):
         for name in self.noise.sources if self.noise else ():
             if name not in self.sources:
                 raise ValueError(f"noise.sources: no source {name!r}; {nearest(name, self.sources)}")
+        return self
+
+    @model_validator(mode="after")
+    def _combined(self) -> Rewards:
+        try:
+            self.combine.build().check({name: seat.weight for name, seat in self.sources.items()})
+        except ValueError as error:
+            raise ValueError(f"combine.{error}") from None
         return self
 
 

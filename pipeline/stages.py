@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.algorithms import Kto, Sft
 from pipeline.algorithms.kl_control import Controlled
 from pipeline.algorithms.ppo import Ppo
-from pipeline.assemble import Hands, optimization_of, sampling_of
+from pipeline.assemble import Hands, judges_steps, optimization_of, sampling_of
 from pipeline.buffer import Buffer
 from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage, TrainStage
 from pipeline.evaluate import evaluate
@@ -23,6 +23,7 @@ from pipeline.noise import noise_metrics
 from pipeline.producer import Producer
 from pipeline.progress import Progress
 from pipeline.rundir import sample_rows
+from pipeline.shaping import Shaping, shaping_of
 from pipeline.stores.ports import RunStore
 from pipeline.tasks import Order, TaskSets
 from rewards.types import Task
@@ -219,13 +220,18 @@ async def _rl(
         hands.rollouts,
         judges,
         _task_at(hands.config, name, tasks),
-        replace(sampling_of(hands.config, name, stage.rollout), greedy=algorithm.needs.greedy),
+        replace(
+            sampling_of(hands.config, name, stage.rollout),
+            greedy=algorithm.needs.greedy,
+            offsets=judges_steps(stage.rewards),
+        ),
         algorithm.group_size,
         wave,
         end,
         stage.resample,
     )
-    feed = OnlineFeed(buffer, producer, wave, budget, partial(noise_metrics, judges.panel))
+    shaping = Shaping(shaping_of(stage.rewards), recorder.memory, stage.steps)
+    feed = OnlineFeed(buffer, producer, wave, budget, partial(noise_metrics, judges.panel), shaping)
     gap = GapRule(name, stage.gap_warning, stage.gap_limit)
     after = partial(recorder.step, name, budget, gap)
     if isinstance(algorithm, Ppo) and algorithm.kl_control.target is not None:

@@ -1,4 +1,4 @@
-"""Which reward sources there are: the whole table, and the way in for a user's own."""
+"""Which reward sources, combiners and shaping steps there are: the whole tables, and the way in for a user's own."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from rewards.compose.weighted import Weighted
 from rewards.errors import Refused, nearest
 from rewards.imports import load
+from rewards.shaping.clip import Clip
+from rewards.shaping.delta import Delta
 from rewards.sources.exact import Exact
 from rewards.sources.function import style
 from rewards.sources.math import Math
@@ -17,6 +20,15 @@ SOURCES: dict[str, type] = {
     "exact": Exact,
     "math": Math,
     "scalar": Scalar,
+}
+# How the sources' values become one reward.
+COMBINERS: dict[str, type] = {
+    "weighted": Weighted,
+}
+# What is done to a reward, or to step rewards, afterwards.
+SHAPERS: dict[str, type] = {
+    "clip": Clip,
+    "delta": Delta,
 }
 
 

@@ -11,7 +11,11 @@ The failure policy of the judges' floor, on one page:
         abort        `RunFailed`: the run ends with the source's name
 
 A seat of weight 0 only watches: `mask` and `drop_group` take no reward away for its sake.
-What the policies leave may then be disturbed on purpose (`noise.py`), before it is added up.
+
+    scores, none missing  ->  disturbed, where that is wanted (`noise.py`)  ->  combined (`compose/`) into one reward
+        ->  shaped (`shaping/`), one step after the other
+
+Step rewards of several sources add up with their weights; a source that judges steps counts by them, not by its value.
 This is the one place where a judge's error becomes data, hence its broad except.
 """
 
@@ -19,16 +23,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from rewards.compose.weighted import Weighted
 from rewards.errors import RunFailed
 from rewards.failures import as_failure
 from rewards.noise import Noise, Place, bounds_of
-from rewards.ports import RewardSource, Toolbox
+from rewards.ports import Combiner, RewardSource, Shaper, Toolbox
+from rewards.shaping.chain import shape
 from rewards.types import Failure, Group, Score, ScoredGroup, Verdict
 
 OnFailure = Literal["mask", "drop_group", "substitute", "abort"]
@@ -55,25 +61,28 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """The seats of one stage. The reward is the weighted sum of the seats' values.
+    """The seats of one stage, how their values become one reward, and what is done to it, step by step, by name.
 
-    noise  errors to put into the scores before they are added up
+    noise  errors to put into the scores before they are combined
     seed   of the run and the stage, for what is drawn
     """
 
     seats: tuple[Seat, ...]
     noise: Noise | None = None
     seed: int = 0
+    combiner: Combiner = field(default_factory=Weighted)
+    shapers: Mapping[str, Shaper] = field(default_factory=dict)
 
     async def judge(self, group: Group, tools: Toolbox) -> ScoredGroup:
         """One verdict per rollout. Raises `RunFailed` where a seat's policy says so."""
         asked = await asyncio.gather(*(_ask(seat, group, tools) for seat in self.seats))
         columns = [_settle(seat, group, scores) for seat, scores in zip(self.seats, asked, strict=True)]
-        verdicts = self._verdicts(group, columns)
+        scored = shape(self._combined(group, columns), self.shapers)
         if self.noise is not None:
-            noisy = self._verdicts(group, await self._disturbed(self.noise, group, columns))
-            verdicts = tuple(replace(v, clean=clean.reward) for v, clean in zip(noisy, verdicts, strict=True))
-        return ScoredGroup(group, verdicts)
+            noisy = shape(self._combined(group, await self._disturbed(self.noise, group, columns)), self.shapers)
+            pairs = zip(noisy.verdicts, scored.verdicts, strict=True)
+            scored = ScoredGroup(group, tuple(replace(v, clean=clean.reward) for v, clean in pairs))
+        return scored
 
     async def _disturbed(self, noise: Noise, group: Group, columns: Sequence[Sequence[Score]]) -> list[Sequence[Score]]:
         """The scores with noise, once the latest of them is there."""
@@ -89,32 +98,26 @@ class Panel:
             await asyncio.sleep(late)
         return out
 
-    def _verdicts(self, group: Group, columns: Sequence[Sequence[Score]]) -> tuple[Verdict, ...]:
+    def _combined(self, group: Group, columns: Sequence[Sequence[Score]]) -> ScoredGroup:
+        """Every rollout's verdict before it is shaped: one reward, or why there is none."""
         dropped = self._dropped(group, columns)
-        return tuple(
-            self._verdict(rollout.failure, dropped, [column[i] for column in columns])
-            for i, rollout in enumerate(group.rollouts)
-        )
-
-    def _verdict(self, failure: Failure | None, dropped: Failure | None, row: Sequence[Score]) -> Verdict:
-        """One rollout's verdict; the first failure of: its own, a rewarding seat's, one that drops the group."""
-        reward, steps = 0.0, None
-        for seat, score in zip(self.seats, row, strict=True):
-            if not seat.weight:
-                continue
-            failure = failure or score.failure
-            if score.value is not None:
-                reward += seat.weight * score.value
-            if score.steps is not None:
-                weighted = seat.weight * score.steps
-                if steps is not None and len(steps) != len(weighted):
-                    detail = f"{len(weighted)} step rewards, where another source gave {len(steps)}"
-                    failure = failure or Failure(f"source:{seat.name}", "malformed", detail)
-                    continue
-                steps = weighted if steps is None else steps + weighted
-        failure = failure or dropped
-        scores = {seat.name: _weighted(seat, score) for seat, score in zip(self.seats, row, strict=True)}
-        return Verdict(None if failure else reward, scores, None if failure else steps, failure)
+        rows = [
+            {seat.name: _weighted(seat, column[i]) for seat, column in zip(self.seats, columns, strict=True)}
+            for i in range(len(group.rollouts))
+        ]
+        steps = [_steps(rollout.failure, row) for rollout, row in zip(group.rollouts, rows, strict=True)]
+        failures = [found if isinstance(found, Failure) else dropped for found in steps]
+        kept = [i for i, failure in enumerate(failures) if failure is None]
+        judged = group if len(kept) == len(rows) else replace(group, rollouts=tuple(group.rollouts[i] for i in kept))
+        counted = [{name: score for name, score in rows[i].items() if score.weight} for i in kept]
+        rewards = dict(zip(kept, self.combiner.combine(judged, counted), strict=True))
+        verdicts = []
+        for i, (row, found, failure) in enumerate(zip(rows, steps, failures, strict=True)):
+            if failure or isinstance(found, Failure):
+                verdicts.append(Verdict(None, row, failure=failure))
+            else:
+                verdicts.append(Verdict(rewards[i], row, found.steps, ends=found.ends))
+        return ScoredGroup(group, tuple(verdicts))
 
     def _dropped(self, group: Group, columns: Sequence[Sequence[Score]]) -> Failure | None:
         """The first failure of a `drop_group` seat. A rollout that failed by itself is no source's failure."""
@@ -166,9 +169,44 @@ async def _ask_once(seat: Seat, group: Group, tools: Toolbox) -> list[Score]:
 def _signed(score: Score, border: str, latency: float) -> Score:
     """The score with the source's name on its failure, its time, and no step reward that is not a number."""
     latency = score.latency or latency
-    if score.steps is not None and not np.isfinite(score.steps).all():
-        return Score(failure=Failure(border, "malformed", "a step reward is not finite"), latency=latency)
+    if score.steps is not None and (wrong := _wrong_steps(score.steps, score.ends)):
+        return Score(failure=Failure(border, "malformed", wrong), latency=latency)
     return replace(score, latency=latency, failure=score.failure and replace(score.failure, border=border))
+
+
+def _wrong_steps(steps: np.ndarray, ends: np.ndarray | None) -> str | None:
+    if not np.isfinite(steps).all():
+        return "a step reward is not finite"
+    if ends is None or len(ends) != len(steps):
+        return f"{len(steps)} step rewards, with {'no' if ends is None else len(ends)} places where they end"
+    return None
+
+
+class _Steps(NamedTuple):
+    """Step rewards f32[K] and where they end i32[K], or neither."""
+
+    steps: np.ndarray | None = None
+    ends: np.ndarray | None = None
+
+
+def _steps(failure: Failure | None, row: Mapping[str, Score]) -> _Steps | Failure:
+    """One rollout's step rewards; or the first failure of: its own, a rewarding seat's."""
+    found = _Steps()
+    for name, score in row.items():
+        if not score.weight:
+            continue
+        failure = failure or score.failure
+        if score.steps is None or score.ends is None:
+            continue
+        steps = score.weight * score.steps
+        if found.steps is None or found.ends is None:
+            found = _Steps(steps, score.ends)
+        elif np.array_equal(found.ends, score.ends):
+            found = _Steps(found.steps + steps, score.ends)
+        else:
+            detail = f"{len(steps)} steps, which end elsewhere than the {len(found.steps)} of another source"
+            failure = failure or Failure(f"source:{name}", "malformed", detail)
+    return failure or found
 
 
 def _weighted(seat: Seat, score: Score) -> Score:

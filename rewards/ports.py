@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from rewards.declared import ChatModel, Corpus, Passage, Reply, ScalarModel, Service
-from rewards.types import Group, Message, Score, Task
+from rewards.types import Group, Message, Score, ScoredGroup, Task, Verdict
 
 
 class Toolbox(Protocol):
@@ -81,4 +81,50 @@ class SelfChecking(Protocol):
 
     def case(self, task: Task) -> Case | None:
         """Gold and foil for the task, or None where the task gives nothing to try."""
+        ...
+
+
+# One rollout's scores by source: those of the sources that count, none of them missing, their weights in them.
+Row = Mapping[str, Score]
+
+
+class Combiner(Protocol):
+    """Makes one reward of the sources' values: a frozen, picklable value."""
+
+    def check(self, weights: Mapping[str, float]) -> None:
+        """Raises `ValueError` where it can't work with the sources of these names and weights."""
+        ...
+
+    def combine(self, group: Group, rows: Sequence[Row]) -> Sequence[float]:
+        """One reward per rollout. The group holds those alone whose row is whole."""
+        ...
+
+
+class Shaper(Protocol):
+    """Changes rewards or step rewards, seeing one group: a frozen, picklable value."""
+
+    def shape(self, group: Group, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
+        """The verdicts with other rewards or steps. The group holds those rollouts alone that have a reward."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepOf:
+    """Which of the stage's steps it is, from 0, and how many there are."""
+
+    step: int
+    steps: int
+
+
+@runtime_checkable
+class OverSteps(Protocol):
+    """A shaper, or the second half of a combiner, that sees whole steps and remembers: it works in the driver.
+
+    `memory` holds its numbers, by names of its own; a stage's checkpoints keep them.
+    """
+
+    def over_steps(
+        self, groups: Sequence[ScoredGroup], memory: dict[str, float], at: StepOf
+    ) -> tuple[list[ScoredGroup], dict[str, float]]:
+        """The step's groups with other rewards, and what there is to log."""
         ...

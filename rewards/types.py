@@ -85,6 +85,7 @@ class Turn:
     text            the completion decoded, without special tokens and without the stop string
     stop            "stop" (stop token or string) or "length"
     versions        which weights wrote which tokens: (first token, version) of each span, in order
+    offsets         i32[C], where in `text` each token ends; only where a judge of steps is at the table
     """
 
     prompt_ids: np.ndarray
@@ -93,6 +94,7 @@ class Turn:
     text: str
     stop: str
     versions: tuple[tuple[int, int], ...]
+    offsets: np.ndarray | None = None
 
     @property
     def version(self) -> int:
@@ -127,7 +129,8 @@ class Group:
 class Score:
     """One source's opinion of one rollout. Either `value` is a finite number or `failure` says why there is none.
 
-    steps        f32[K], where the source judges steps
+    steps        f32[K], where the source judges steps: then they are what is rewarded, and `value` is for people
+    ends         i32[K] with them: where in the rollout's `text` each step ends (see `rewards.steps`)
     explanation  the judge's reason, for a person to read
     parts        named components of the value; "over_J": how much this rollout was preferred to rollout J of its group
     cost         money, in the source's own currency
@@ -145,10 +148,11 @@ class Score:
     failure: Failure | None = None
     weight: float = 1.0
     clean: float | None = None
+    ends: np.ndarray | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         judged = self.value, self.steps, self.explanation, self.parts
-        return Score, (*judged, self.cost, self.latency, self.failure, self.weight, self.clean)
+        return Score, (*judged, self.cost, self.latency, self.failure, self.weight, self.clean, self.ends)
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.failure is None):
@@ -161,9 +165,12 @@ class Score:
 class Verdict:
     """What the panel makes of one rollout. No `reward`: `failure` says why, and no sample is learned from.
 
-    steps   f32[K] step rewards, where a source gave them
-    scores  every source's score by the source's name
-    clean   what the reward would be without `rewards.noise`; None where there is no noise, or no such reward
+    reward    for the whole rollout; `total` is what it is worth with its steps
+    scores    every source's score by the source's name
+    steps     f32[K] step rewards, where a source gave them; `ends` i32[K], where in the text each step ends
+    clean     what the reward would be without `rewards.noise`; None where there is no noise, or no such reward
+    combined  the reward before it was shaped, where it was
+    shaped    what each shaping step added to `total`, by its name
     """
 
     reward: float | None
@@ -171,13 +178,29 @@ class Verdict:
     steps: np.ndarray | None = None
     failure: Failure | None = None
     clean: float | None = None
+    ends: np.ndarray | None = None
+    combined: float | None = None
+    shaped: Mapping[str, float] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Verdict, (self.reward, self.scores, self.steps, self.failure, self.clean)
+        judged = self.reward, self.scores, self.steps, self.failure
+        return Verdict, (*judged, self.clean, self.ends, self.combined, self.shaped)
 
     def __post_init__(self) -> None:
         if (self.reward is None) == (self.failure is None):
             raise ValueError("a verdict has either a reward or a failure")
+
+    @property
+    def unshaped(self) -> float | None:
+        """The reward as the sources' values were combined: what evaluations go by."""
+        return self.reward if self.combined is None else self.combined
+
+    @property
+    def total(self) -> float | None:
+        """The reward and all step rewards; None where there is no reward."""
+        if self.reward is None or self.steps is None:
+            return self.reward
+        return self.reward + float(self.steps.sum(dtype=np.float64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,3 +209,9 @@ class ScoredGroup:
 
     group: Group
     verdicts: tuple[Verdict, ...]
+
+    @property
+    def worths(self) -> set[tuple[float, bytes]]:
+        """The different rewards, step rewards with them, of its judged rollouts: fewer than two teach nothing."""
+        judged = (verdict for verdict in self.verdicts if verdict.reward is not None)
+        return {(v.reward or 0.0, b"" if v.steps is None else v.steps.tobytes()) for v in judged}

@@ -37,7 +37,10 @@ def packed(groups: Sequence[Group]) -> Packed:
                     ids.append(prompt)
                 ids.append(turn.completion_ids)
                 logprobs.append(turn.logprobs)
-                turns.append((asked, len(turn.completion_ids), turn.text, turn.stop, turn.versions))
+                if turn.offsets is not None:
+                    ids.append(turn.offsets)
+                placed = turn.offsets is not None
+                turns.append((asked, len(turn.completion_ids), turn.text, turn.stop, turn.versions, placed))
             rollouts.append((rollout.index, rollout.failure, turns))
         bare.append((group.id, group.task, rollouts))
     return pickle.dumps(bare, 5), _joined(ids, np.int32), _joined(logprobs, np.float32)
@@ -57,13 +60,17 @@ def unpacked(parcel: Packed) -> tuple[Group, ...]:
         rollouts = []
         for index, failure, spoken in attempts:
             turns = []
-            for asked, answered, text, stop, versions in spoken:
+            for asked, answered, text, stop, versions, placed in spoken:
                 if asked is not None:
                     prompt = ids[read : read + asked]
                     read += asked
-                own = logprobs[written : written + answered]
-                turns.append(Turn(prompt, ids[read : read + answered], own, text, stop, versions))
+                own, answer = logprobs[written : written + answered], ids[read : read + answered]
                 read, written = read + answered, written + answered
+                offsets = None
+                if placed:
+                    offsets = ids[read : read + answered]
+                    read += answered
+                turns.append(Turn(prompt, answer, own, text, stop, versions, offsets))
             rollouts.append(Rollout(index, tuple(turns), failure))
         groups.append(Group(id, task, tuple(rollouts)))
     return tuple(groups)

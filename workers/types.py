@@ -10,7 +10,7 @@ Log-probs travel in float32; the log-prob at own token t is that of ids[t] given
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ class Sampling:
     greedy             the last of a prompt's completions takes the likeliest tokens, whatever the temperature
     max_prompt_tokens  what a longer prompt comes to is `long_prompts`: "drop" (its rollouts are failures, nothing is
                        generated) or "refuse" (the run ends)
+    offsets            tell where in its text each token of a completion ends
     """
 
     max_new_tokens: int
@@ -38,6 +39,7 @@ class Sampling:
     greedy: bool = False
     max_prompt_tokens: int | None = None
     long_prompts: str = "drop"
+    offsets: bool = False
 
     def temperature_of(self, index: int, n: int) -> float:
         """The temperature of completion `index` of n."""
@@ -95,6 +97,8 @@ class Sample:
     ids, mask     i32[L], bool[L]: the sequence, and which tokens are the policy's own
     logp_rollout  f32[L], zero where the token is not the policy's own; None where nothing was rolled out
     reward        the judges', or the raters' of an answer on file; None where nothing judged it
+    steps         f32[K] step rewards, where steps were judged
+    step_ends     i32[K] with them: the own token that each step ends in, counted among own tokens
     scores        every source's score by the source's name, as in `Verdict`
     """
 
@@ -107,6 +111,13 @@ class Sample:
     steps: np.ndarray | None = None
     version: int = 0
     scores: Mapping[str, Score] = field(default_factory=dict)
+    step_ends: np.ndarray | None = None
+
+    @property
+    def total(self) -> float:
+        """The reward for the whole, and all step rewards."""
+        steps = 0.0 if self.steps is None else float(self.steps.sum(dtype=np.float64))
+        return (self.reward or 0.0) + steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,21 +266,6 @@ class Scalar:
 
 
 @dataclass(frozen=True, slots=True)
-class Mean:
-    """A metric with its own arithmetic: a sum and a count that add up over micro-batches and ranks."""
-
-    total: float
-    count: float
-
-    def __add__(self, other: Mean) -> Mean:
-        return Mean(self.total + other.total, self.count + other.count)
-
-    @property
-    def value(self) -> float:
-        return self.total / self.count if self.count else 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Probe:
     """What the learner makes of a few tokens: `ids` i32[K], and f32[K - 1] the log-probs of all but the first."""
 
@@ -289,12 +285,3 @@ class Published:
     arrays: Mapping[str, np.ndarray]
     checksum: int
     probe: Probe
-
-
-def add_means(parts: Sequence[Mapping[str, Mean]]) -> dict[str, Mean]:
-    """Sum metrics by name."""
-    out: dict[str, Mean] = {}
-    for part in parts:
-        for name, mean in part.items():
-            out[name] = out[name] + mean if name in out else mean
-    return out

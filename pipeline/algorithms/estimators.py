@@ -58,6 +58,27 @@ def without_outliers(rewards: np.ndarray, limit: float) -> list[float] | list[No
     return np.where(np.abs(z) > limit, 0.0, z).tolist()
 
 
+def step_relative(steps: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """A_ik = G_ik - mean of G_jk over the responses j that have a step k, where G_ik = r_ik + r_i,k+1 + ...
+
+    A group's step rewards, f[K_i] each -> f64[K_i] each. What one response alone has counts 0.
+    """
+    to_come = [np.cumsum(one[::-1].astype(np.float64))[::-1] for one in steps]
+    longest = max((len(one) for one in to_come), default=0)
+    means = [_mean([one[k] for one in to_come if len(one) > k]) for k in range(longest)]
+    return [one - means[: len(one)] for one in to_come]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; of equal values exactly theirs, so that what all have in common is 0 and not a rounding."""
+    return values[0] if min(values) == max(values) else float(np.mean(values))
+
+
+def by_token(per_step: np.ndarray, step_ends: np.ndarray, own: int) -> np.ndarray:
+    """Each token has its step's number: f64[K], i32[K] -> f64[own]. Tokens after the last step have 0."""
+    return np.append(per_step, 0.0)[np.searchsorted(step_ends, np.arange(own), side="left")]
+
+
 def pairwise(wins: np.ndarray) -> np.ndarray:
     """A_i = mean_j d_ij / sqrt(sum_ab d_ab^2 / (2 G (G - 1)) + 1e-6), d_ij by how much i was preferred to j.
 

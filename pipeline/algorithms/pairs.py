@@ -46,7 +46,7 @@ def _credit(one: Rated, mean: bool, mass: float) -> Credit:
 def rating(sample: Sample) -> float:
     """What its raters, or the judges, made of it."""
     assert sample.reward is not None, "samples that are compared are rated"
-    return sample.reward
+    return sample.total
 
 
 def per_sequence(batch: MicroBatch, tokens: Any) -> Any:

@@ -1,6 +1,6 @@
 """What the policy-gradient algorithms without a critic share: one step from rewards to credit.
 
-    reward     R_i = the judges' sum - what `overlong_buffer` takes [- the response's KL, where `kl_in: reward`]
+    reward     R_i = the judges', with all step rewards - what `overlong_buffer` takes [- its KL, where `kl_in: reward`]
     advantage  A_i, or A_it by token: each algorithm's own page
     loss       - sum_t w_t min(rho_t A, clip(rho_t, 1 - clip_low, 1 + clip_high) A) [+ KL, where `kl_in: loss`]
 
@@ -58,6 +58,11 @@ class Rewarded:
         return self.rewards - np.array([penalty.sum() for penalty in self.penalties])
 
     @property
+    def step_sums(self) -> np.ndarray:
+        """f64[n]: what each response's steps were rewarded in all."""
+        return np.array([sample.total - (sample.reward or 0.0) for sample in self.samples])
+
+    @property
     def groups(self) -> list[slice]:
         """Where each group's samples stand."""
         numbers = np.array([sample.group for sample in self.samples])
@@ -80,9 +85,13 @@ class Rewarded:
         return [found.get(i) for i in range(len(alone))]
 
     def sources(self) -> list[tuple[str, float, np.ndarray]]:
-        """Name, weight and values f64[n] of each source that counts, its weight not yet multiplied in."""
+        """Name, weight and values f64[n] of each source that counts, its weight not yet multiplied in.
+
+        A source that judges steps is none of them: what it gave is in the totals.
+        """
         scores = [sample.scores for sample in self.samples]
-        weights = {name: score.weight for name, score in scores[0].items() if score.weight}
+        of_steps = {name for row in scores for name, score in row.items() if score.steps is not None}
+        weights = {n: score.weight for n, score in scores[0].items() if score.weight and n not in of_steps}
         return [
             (name, weight, np.array([row[name].value for row in scores], np.float64))
             for name, weight in weights.items()
@@ -172,9 +181,9 @@ class PolicyGradient(ABC):
     def _reward(self, sample: Sample) -> float:
         assert sample.reward is not None, "a policy gradient learns from judged rollouts"
         if not self.overlong_buffer:
-            return sample.reward
+            return sample.total
         taken = overlong(int(sample.mask.sum()), self.max_tokens, self.overlong_buffer)
-        return sample.reward - self.overlong_penalty * taken
+        return sample.total - self.overlong_penalty * taken
 
     def _penalty(self, sample: Sample, signals: Signals) -> np.ndarray:
         if not self._kl_in_reward:

@@ -1,6 +1,7 @@
 """PPO with a critic (arXiv 1707.06347), as RLHF runs it (InstructGPT, arXiv 2203.02155).
 
     reward     r_t = - kl_coefficient KL_t + [t is the last own token] R         (the coefficient: `kl_control.py`)
+                   + r_k where t is the last token of step k, if steps are judged
     advantage  A_t by GAE (`gae.py`) on the critic's values before the step, whitened over the step's own tokens
     policy     - sum_t w_t min(rho_t A_t, clip(rho_t, 1 - clip_low, 1 + clip_high) A_t)       (`policy_gradient.py`)
     critic     c max((V - R)^2, (V_clip - R)^2) towards the returns A_t + V_t before whitening         (`critic.py`)
@@ -82,6 +83,9 @@ class Ppo(PolicyGradient):
         assert signals.value is not None, "PPO needs the critic's values"
         rewards = -self._penalty(sample, signals)
         rewards[-1] += self._reward(sample)
+        if sample.steps is not None and sample.step_ends is not None:  # in their places, not at the end
+            rewards[-1] -= sample.steps.sum(dtype=np.float64)
+            np.add.at(rewards, sample.step_ends, sample.steps)
         return gae(rewards, signals.value, self.gamma, self.lam)
 
     def _credit(self, sample: Sample, signals: Signals, advantage: float | np.ndarray) -> Credit:

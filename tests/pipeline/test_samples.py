@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,19 @@ def test_a_rollout_of_one_turn():
     np.testing.assert_array_equal(sample.logp_rollout, np.array([0, 0, -0.7, -0.8, -0.9], np.float32))
     assert sample.logp_rollout.dtype == np.float32
     assert sample.steps is steps
+
+
+def test_steps_end_in_the_tokens_that_hold_their_last_characters():
+    """ "a, bc." is the tokens "a", ", ", "bc", ".": steps end behind the comma, behind the b, and at the end."""
+    offsets = np.array([1, 3, 5, 6], np.int32)
+    turns = [turn([1, 2], [3, 4]), replace(turn([1, 2, 3, 4, 50], [5, 6, 7, 8]), offsets=offsets)]
+    ends = np.array([2, 4, 6], np.int32)
+    verdict = Verdict(1.0, {}, np.zeros(3, np.float32), ends=ends)
+    (sample,) = to_samples([scored(0, [Rollout(0, tuple(turns))], [verdict])])
+    assert sample.step_ends is not None and sample.step_ends.dtype == np.int32
+    assert sample.step_ends.tolist() == [2 + 1, 2 + 2, 2 + 3]
+    with pytest.raises(RunFailed, match="never said that it judges steps"):
+        to_samples([scored(0, [Rollout(0, (turn([1], [2]),))], [verdict])])
 
 
 def test_turns_are_one_sequence_in_which_only_what_the_policy_wrote_is_its_own():

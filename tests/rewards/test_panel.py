@@ -128,13 +128,14 @@ def test_step_rewards_add_up_with_their_weights(make_group):
     assert str(verdict.failure) == "source:a malformed: a step reward is not finite"
 
 
-def test_step_rewards_of_different_lengths_do_not_add_up(make_group):
+def test_steps_that_end_elsewhere_do_not_add_up(make_group):
     class Shorter(Scripted):
         async def score(self, group, tools):
-            return [replace(s, steps=s.steps[1:]) for s in await super().score(group, tools) if s.steps is not None]
+            scores = await super().score(group, tools)
+            return [replace(s, steps=s.steps[1:], ends=s.ends[1:]) for s in scores if s.steps is not None]
 
     [verdict] = judge(make_group(["steps:1:2:3"]), Seat("a", Scripted()), Seat("b", Shorter()))
-    assert str(verdict.failure) == "source:b malformed: 2 step rewards, where another source gave 3"
+    assert str(verdict.failure) == "source:b malformed: 2 steps, which end elsewhere than the 3 of another source"
 
 
 TEXTS = st.lists(st.sampled_from(["1", "-2.5", "0", "abstain"]), min_size=1, max_size=6)

@@ -141,7 +141,8 @@ class Scripted:
             case ["abstain"]:
                 return abstained("don't know")
             case ["steps", *steps]:
-                return Score(0.0, steps=np.array([float(s) for s in steps], np.float32))
+                ends = np.arange(1, len(steps) + 1, dtype=np.int32)
+                return Score(0.0, steps=np.array([float(s) for s in steps], np.float32), ends=ends)
             case ["late", times, value]:
                 asked = Path(self.log).read_text().splitlines().count(text)
                 return abstained("not yet") if asked <= int(times) else Score(float(value))

@@ -24,7 +24,9 @@ def group(draw, id):
 
     def turn(prompt):
         n = draw(sizes)
-        return Turn(prompt, tokens(n), rng.random(n).astype(np.float32), f"text {n}", "stop", ((0, 3), (2, 4)))
+        offsets = np.arange(n, dtype=np.int32) if draw(st.booleans()) else None
+        logprobs = rng.random(n).astype(np.float32)
+        return Turn(prompt, tokens(n), logprobs, f"text {n}", "stop", ((0, 3), (2, 4)), offsets)
 
     shared = tokens(draw(sizes))
     rollouts = []
@@ -44,6 +46,8 @@ def same(left, right):
             for name in ("prompt_ids", "completion_ids", "logprobs"):
                 x, y = getattr(a, name), getattr(b, name)
                 assert x.dtype == y.dtype and x.tolist() == y.tolist()
+            assert (a.offsets is None) == (b.offsets is None)
+            assert a.offsets is None or (b.offsets.dtype, b.offsets.tolist()) == (np.int32, a.offsets.tolist())
 
 
 @given(st.data(), st.integers(0, 3))

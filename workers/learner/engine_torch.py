@@ -16,10 +16,11 @@ from rewards.errors import RunFailed
 from workers.learner.critic import ScalarLearner
 from workers.learner.descent import Descent
 from workers.learner.forward import to_torch, token_logprobs
+from workers.learner.means import Mean, add_means
 from workers.models.attention import adopt
 from workers.models.load import DTYPES, load_model, load_tokenizer, save_model
 from workers.ports import LossFn
-from workers.types import Mean, MicroBatch, Needs, Optimization, Plan, Published, Scalar, StepReport, Update, add_means
+from workers.types import MicroBatch, Needs, Optimization, Plan, Published, Scalar, StepReport, Update
 from workers.weights.proof import publishable
 
 

@@ -34,6 +34,7 @@ class Renderer:
         self.tokenizer: Any = tokenizer
         # The tokenizer's own core: ten times faster on short texts than the layers that transformers puts around it.
         self._fast: Any = getattr(tokenizer, "backend_tokenizer", None)
+        self._pieces: dict[int, str] = {}
         self.end_id = self._end_of_turn()
         self.stop_ids = tuple(sorted({self.end_id, self.tokenizer.eos_token_id, *stop_ids}))
 
@@ -67,6 +68,25 @@ class Renderer:
         if self._fast is not None and not self.tokenizer.clean_up_tokenization_spaces:
             return self._fast.decode(ids, skip_special_tokens=True)
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def offsets(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """i32[C]: where in `text(ids)` each of the tokens ends. One that only begins a character ends before it."""
+        ids, text = np.asarray(ids).tolist(), self.text(ids)
+        for token in set(ids) - self._pieces.keys():
+            self._pieces[token] = self.text([token])
+        pieces = [self._pieces[token] for token in ids]
+        if "".join(pieces) == text:
+            return np.cumsum([len(piece) for piece in pieces], dtype=np.int32)
+        # Tokens that share a character, or whose spaces depend on what stands before them: each with its neighbours.
+        ends, length, start, read = [], 0, 0, 0
+        for i in range(len(ids)):
+            known, now = self.text(ids[start:read]), self.text(ids[start : i + 1])
+            if len(now) > len(known) and not now.endswith("\ufffd"):
+                length, start, read = length + len(now) - len(known), read, i + 1
+            ends.append(length)
+        if ends:
+            ends[-1] = len(text)
+        return np.minimum(ends, len(text)).astype(np.int32)
 
     def _encode(self, text: str) -> np.ndarray:
         if self._fast is not None:

@@ -88,11 +88,13 @@ class RolloutWorker:
         await self.engine.sleep()
 
     def _group(self, request: Request, prompt_ids: np.ndarray, completions: list[Completion]) -> Group:
-        rollouts = tuple(
-            Rollout(i, (Turn(prompt_ids, c.ids, c.logprobs, self._text(request, c), c.stop, c.versions),))
-            for i, c in enumerate(completions)
-        )
+        rollouts = tuple(Rollout(i, (self._turn(request, prompt_ids, c),)) for i, c in enumerate(completions))
         return Group(request.group_id, request.task, rollouts)
+
+    def _turn(self, request: Request, prompt_ids: np.ndarray, c: Completion) -> Turn:
+        text = self._text(request, c)
+        offsets = np.minimum(self.renderer.offsets(c.ids), len(text)) if request.sampling.offsets else None
+        return Turn(prompt_ids, c.ids, c.logprobs, text, c.stop, c.versions, offsets)
 
     def _text(self, request: Request, completion: Completion) -> str:
         text = self.renderer.text(completion.ids)

@@ -103,3 +103,27 @@ def test_the_models_own_stops_count(tmp_path):
     assert Renderer.load(tmp_path).stop_ids == (1,)
     GenerationConfig(eos_token_id=[5, 4]).save_pretrained(tmp_path)
     assert Renderer.load(tmp_path).stop_ids == (1, 4, 5)
+
+
+@pytest.mark.parametrize("kind", ["chars", "bpe", "foreign"])
+def test_offsets_are_where_the_text_grows(kind):
+    tokenizer = plain("bpe" if kind == "foreign" else kind)
+    renderer = Renderer(tokenizer)
+    text = "quick é — 三 fox" if kind == "foreign" else "the quick"
+    ids = renderer.answer(text)
+    found = renderer.offsets(ids)
+    assert found.dtype == np.int32 and len(found) == len(ids)
+    # whole characters of the text up to and including each token
+    wanted = [len(renderer.text(ids[: i + 1]).rstrip("\ufffd")) for i in range(len(ids))]
+    assert found.tolist() == wanted
+    assert found[-1] == len(text)
+    assert renderer.offsets(np.zeros(0, np.int32)).tolist() == []
+
+
+def test_offsets_of_tokens_that_are_no_text_at_all_stay_within_it():
+    renderer = Renderer(plain("bpe"))
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        ids = rng.integers(2, 300, 20)
+        found = renderer.offsets(ids)
+        assert (np.diff(found) >= 0).all() and found[0] >= 0 and found[-1] == len(renderer.text(ids))
