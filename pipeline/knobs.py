@@ -83,13 +83,26 @@ def knobs_from(plug: type, base: type[PlugKnobs] = PlugKnobs, kind: str | None =
         elif field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         if dataclasses.is_dataclass(hint):
-            hint = knobs_from(typing.cast(type, hint))
+            hint = _nested(hint)
             description = description or hint.__doc__
             default = hint() if default is not ... else ...
+        elif dataclasses.is_dataclass(inner := _or_none(hint)):
+            hint = _nested(inner) | None
         fields[field.name] = (hint, Field(default, description=description))
     model = create_model(plug.__name__, __base__=base, __doc__=summary, **fields)
     _PLUGS[model] = plug
     return model
+
+
+@functools.cache
+def _nested(plug: Any) -> Any:
+    return knobs_from(plug)
+
+
+def _or_none(hint: Any) -> Any:
+    """X of `X | None`; None of any other hint."""
+    arguments = typing.get_args(hint)
+    return arguments[0] if len(arguments) == 2 and arguments[1] is type(None) else None
 
 
 @functools.cache

@@ -13,13 +13,23 @@ from rewards.shaping.clip import Clip
 from rewards.shaping.delta import Delta
 from rewards.sources.exact import Exact
 from rewards.sources.function import style
+from rewards.sources.generative import Generative
+from rewards.sources.listwise import Listwise
 from rewards.sources.math import Math
+from rewards.sources.pairwise import PairwiseJudge
+from rewards.sources.rubric import Rubric
 from rewards.sources.scalar import Scalar
+from rewards.sources.tooled import Tooled
 
 SOURCES: dict[str, type] = {
     "exact": Exact,
     "math": Math,
     "scalar": Scalar,
+    "generative": Generative,
+    "pairwise": PairwiseJudge,
+    "listwise": Listwise,
+    "rubric": Rubric,
+    "tooled": Tooled,
 }
 # How the sources' values become one reward.
 COMBINERS: dict[str, type] = {

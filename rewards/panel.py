@@ -4,6 +4,7 @@ The failure policy of the judges' floor, on one page:
 
     a source raises, times out, dies or abstains  ->  a `Failure` that names it, for the rollouts asked about
     `retries`                                     ->  only those rollouts are asked about again, that many times
+                                                      (the whole group, of a source that compares: `whole_groups`)
     `on_failure` when there still is no score:
         mask         the rollout gets no reward (and is never learned from)
         drop_group   no rollout of the group gets a reward
@@ -133,6 +134,7 @@ async def _ask(seat: Seat, group: Group, tools: Toolbox) -> list[Score]:
     """One seat's scores for the group, after its retries."""
     silent = Score(failure=Failure(f"source:{seat.name}", "abstained", "the rollout itself failed"))
     scores = [silent] * len(group.rollouts)
+    whole = getattr(seat.source, "whole_groups", False)  # it compares: asked about a part it would say something else
     waiting = [i for i, rollout in enumerate(group.rollouts) if not rollout.failure]
     for _ in range(1 + seat.retries):
         if not waiting:
@@ -140,7 +142,8 @@ async def _ask(seat: Seat, group: Group, tools: Toolbox) -> list[Score]:
         asked = replace(group, rollouts=tuple(group.rollouts[i] for i in waiting))
         for i, score in zip(waiting, await _ask_once(seat, asked, tools), strict=True):
             scores[i] = score
-        waiting = [i for i in waiting if scores[i].failure]
+        missing = [i for i in waiting if scores[i].failure]
+        waiting = waiting if missing and whole else missing
     return scores
 
 

@@ -13,6 +13,7 @@ from rewards.ports import Case, SelfChecking, Toolbox
 from rewards.types import Group, Rollout, Score, Task, Turn
 
 CASES = 3
+_OTHER_DIGITS = str.maketrans("0123456789", "3456789012")
 
 
 async def selfcheck(seat: Seat, tasks: Sequence[Task], tools: Toolbox) -> int:
@@ -45,3 +46,17 @@ def _written(case: Case) -> Group:
     none = np.zeros(0, np.int32)
     turns = (Turn(none, none, np.zeros(0, np.float32), text, "stop", ((0, 0),)) for text in (case.gold, case.foil))
     return Group(0, case.task, tuple(Rollout(i, (turn,)) for i, turn in enumerate(turns)))
+
+
+def written_case(task: Task) -> Case | None:
+    """For judges that know no right answer by themselves: the best and the worst of the task's rated answers; else its
+    demonstration or reference, and the same with other digits or, where it has none, its words backwards."""
+    if len(task.answers) > 1:
+        best, worst = task.answers[0], task.answers[-1]
+        return Case(task, best.text, worst.text) if best.rating > worst.rating else None
+    gold = task.demonstration or task.reference
+    if not gold:
+        return None
+    foil = gold.translate(_OTHER_DIGITS)
+    foil = " ".join(reversed(gold.split())) if foil == gold else foil
+    return Case(task, gold, foil) if foil != gold else None

@@ -137,6 +137,7 @@ class Score:
     latency      seconds
     weight       the source's factor in the reward; the panel sets it
     clean        the value before `rewards.noise` changed it; None where there is no noise
+    tokens       that a model read and wrote for it
     """
 
     value: float | None = None
@@ -149,10 +150,12 @@ class Score:
     weight: float = 1.0
     clean: float | None = None
     ends: np.ndarray | None = None
+    tokens: int = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         judged = self.value, self.steps, self.explanation, self.parts
-        return Score, (*judged, self.cost, self.latency, self.failure, self.weight, self.clean, self.ends)
+        told = self.cost, self.latency, self.failure, self.weight, self.clean
+        return Score, (*judged, *told, self.ends, self.tokens)
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.failure is None):
