@@ -114,13 +114,51 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
-    """Write RUN_DIR/report.html anew."""
-    from pipeline import rundir
-    from pipeline.lab.report import write_report
+def ablate(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML with `ablation:`, which names a run's config.")
+    ],
+    folder: Annotated[Path | None, typer.Option("--dir", help="Where the sweep is kept; default runs/NAME.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Launch the grid of runs that CONFIG describes, or go on with it; one report."""
+    from pipeline.lab.ablate import ablate as do
 
-    rundir.check_holds_run(run_dir)
-    _console(False).print(str(write_report(run_dir)), soft_wrap=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    summary = do(config, folder, _console(as_json))
+    if as_json:
+        print(json.dumps(summary))
+    if summary["failed"]:
+        raise RunFailed(f"{summary['failed']} of {summary['runs']} runs failed; {summary['report']} says why")
+
+
+@app.command(hidden=True)
+def cell() -> None:
+    """One run of a sweep, as it is ordered on standard input."""
+    from pipeline.lab.cell import alone, prepared, received
+
+    order = received()
+    with alone(Path(order.run_dir)):
+        _drive(*prepared(order, _console(False)), _console(False), False)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run or of a sweep.")],
+) -> None:
+    """Write DIR/report.html anew."""
+    from pipeline import rundir
+
+    if (folder / "sweep.json").exists():
+        from pipeline.lab.sweep_report import write_sweep_report
+
+        write_sweep_report(folder)
+    else:
+        from pipeline.lab.report import write_report
+
+        rundir.check_holds_run(folder)
+        write_report(folder)
+    _console(False).print(str(folder / "report.html"), soft_wrap=True)
 
 
 @app.command()

@@ -12,7 +12,9 @@ import importlib
 import shutil
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +36,19 @@ from rewards.errors import RunFailed
 
 @dataclass
 class Run:
-    """What the driver holds in its hands while the stages go by."""
+    """What the driver holds in its hands while the stages go by.
+
+    tags         of the run in MLflow
+    stage_ended  hears the name of every stage that has ended, its checkpoint made
+    """
 
     config: Config
     run_dir: Path
     name: str
     tasks: dict[str, TaskSets]
     console: Console
+    tags: Mapping[str, str] = field(default_factory=dict)
+    stage_ended: Callable[[str], None] | None = None
     began: float = field(default_factory=time.monotonic)
     state: State = field(default_factory=lambda: State(0, None, 0))
     stage_began: float = 0.0
@@ -57,9 +65,9 @@ class Run:
         if not tracking.mlflow:
             return None
         uri = tracking.uri or default_uri(self.run_dir)
-        return MlflowStore(
-            self.run_dir, uri, tracking.experiment, self.run_dir.name, lambda text: self.files.event("warning", text)
-        )
+        warn = partial(self.files.event, "warning")
+        name = self.tags.get("mlflow.runName", self.run_dir.name)
+        return MlflowStore(self.run_dir, uri, tracking.experiment, name, warn, self.tags)
 
     @property
     def seconds(self) -> float:
@@ -144,6 +152,8 @@ async def _stages(run: Run, crew: Hands, progress: Progress, resumed: tuple[Stat
         if isinstance(stage, RewardModelStage) or any(later.start == name for later in run.config.stages.values()):
             await crew.learner.save_model(run.run_dir.absolute() / "stages" / name)
         await _checkpoint(run, crew, None, 0, [], {})
+        if run.stage_ended is not None:
+            await asyncio.to_thread(run.stage_ended, name)
         run.files.event("stage_done", told(results), name)
         progress.stage_done(name, told(results))
 

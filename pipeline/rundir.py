@@ -68,7 +68,9 @@ def create(run_dir: Path, config: Config, name: str) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_json(run_dir / "environment.json", {"name": name, "directory": str(Path.cwd()), **environment()})
-        (run_dir / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        part = run_dir / "config.yaml.part"
+        part.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        part.replace(run_dir / "config.yaml")
     except OSError as error:
         shutil.rmtree(run_dir, ignore_errors=True)
         raise Refused(f"run directory {run_dir} can't be made: {error}") from error

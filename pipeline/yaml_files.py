@@ -76,13 +76,17 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> None:
             raise Refused(
                 f"override {assignment!r}: the value is not YAML ({getattr(error, 'problem', error)})"
             ) from None
-        *parents, last = path.split(".")
-        here = data
-        for i, key in enumerate(parents):
-            if here.get(key) is None:
-                here[key] = {}
-            here = here[key]
-            if not isinstance(here, dict):
-                found = f"{'.'.join(parents[: i + 1])} is {said(here)}, not a section of keys"
-                raise Refused(f"override {assignment!r}: {found}")
-        here[last] = value
+        assign(data, path, value, f"override {assignment!r}")
+
+
+def assign(data: dict[str, Any], path: str, value: Any, where: str) -> None:
+    """Set `key.path` of the mapping in place; sections that are not there yet are made."""
+    *parents, last = path.split(".")
+    here = data
+    for i, key in enumerate(parents):
+        if here.get(key) is None:
+            here[key] = {}
+        here = here[key]
+        if not isinstance(here, dict):
+            raise Refused(f"{where}: {'.'.join(parents[: i + 1])} is {said(here)}, not a section of keys")
+    here[last] = value

@@ -57,12 +57,24 @@ class Actor:
 
 
 def start_ray(cpus: int, address: str | None = None) -> None:
-    """Join the cluster at `address`, or start a quiet one here with that many logical CPUs."""
+    """Join the cluster at `address`, or at RAY_ADDRESS (Ray's own variable: a sweep's runs find it set); without one,
+    start a quiet one here with that many logical CPUs."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    address = address or os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, **quiet)
     else:
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+
+
+def ray_address() -> str:
+    """Where other processes join the cluster. They need this one's environment too: it holds Ray's token."""
+    return ray.get_runtime_context().gcs_address
+
+
+def cluster_cpus() -> float:
+    """The CPUs of the whole cluster, as Ray counts them."""
+    return float(ray.cluster_resources().get("CPU", 0))
 
 
 def stop_ray() -> None:

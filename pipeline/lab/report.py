@@ -7,15 +7,14 @@ Reads whatever the run directory holds so far (a failed or a running run has a p
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from pipeline.lab import charts
+from pipeline.lab.page import embedded, number, percent, room_text, write_page
 from pipeline.stores.files import read_jsonl, spread
 
 MAX_SAMPLES = 600
@@ -74,43 +73,26 @@ class Run:
 
 def write_report(run_dir: Path) -> Path:
     """Renders the run's page and puts it in place whole. Returns its path."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     run = Run.read(run_dir)
     sections = [section for name in run.curves if (section := _section(run, name))]
     shown = _samples(run.samples)
-    room = files("pipeline.lab")
-    pages = Environment(
-        loader=PackageLoader("pipeline.lab", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.filters |= {"num": number, "time": seconds_text, "percent": percent, "trend": trend_path}
-    page = pages.get_template("report.html.j2").render(
-        run=run,
-        tiles=_tiles(run),
-        strip=_strip(run),
-        sections=sections,
-        tables={name: charts.table(found) for name, found in run.curves.items()},
-        problems=[event for event in run.events if event["kind"] in PROBLEMS],
-        start=min((event["time"] for event in run.events), default=0.0),
-        sample_count=len(run.samples),
-        shown_text=f"{len(shown):,}"
+    values = {
+        "run": run,
+        "tiles": _tiles(run),
+        "strip": _strip(run),
+        "sections": sections,
+        "tables": {name: charts.table(found) for name, found in run.curves.items()},
+        "problems": [event for event in run.events if event["kind"] in PROBLEMS],
+        "start": min((event["time"] for event in run.events), default=0.0),
+        "sample_count": len(run.samples),
+        "shown_text": f"{len(shown):,}"
         + (f" of {len(run.samples):,} logged, evenly over steps" if len(shown) < len(run.samples) else ""),
-        style=Markup((room / "report.css").read_text()),
-        script=Markup((room / "report.js").read_text()),
-        plotly=Markup(get_plotlyjs()),
-        data=Markup(_json({"sections": sections, "samples": shown})),
-    )
-    path = run_dir / "report.html"
-    part = path.with_suffix(".html.part")
-    part.write_text(page, encoding="utf-8", errors="replace")
-    part.replace(path)
-    return path
+    }
+    data = embedded({"sections": sections, "samples": shown})
+    scripts = {"script": room_text("report.js"), "plotly": get_plotlyjs(), "data": data}
+    return write_page(run_dir / "report.html", "report.html.j2", scripts, values)
 
 
 def _section(run: Run, stage: str) -> dict[str, Any] | None:
@@ -179,40 +161,3 @@ def _cut(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _cut(item) for key, item in value.items()}
     return charts.rounded(value) if isinstance(value, float) else value
-
-
-def _json(value: Any) -> str:
-    """JSON that can stand inside a script element: no "<" of a completion ends it."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def number(value: float | None) -> str:
-    """Three or four significant digits, thousands apart; very small and very large ones with an exponent."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    size = abs(value)
-    if value == int(value) and size < 1e6:
-        return f"{int(value):,}"
-    if size >= 1e6 or size < 1e-3:
-        return f"{value:.2e}"
-    if size < 0.1:
-        return f"{value:.3g}"
-    return f"{value:,.0f}" if size >= 1000 else f"{value:.{2 if size >= 10 else 3}f}"
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
-def seconds_text(value: float) -> str:
-    """0.83 s, 42.1 s, 1 min 07 s, 2 h 03 min."""
-    if value < 60:
-        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def trend_path(trend: Sequence[float]) -> str:
-    """An SVG polyline's points in a box of 100 by 20."""
-    last = max(len(trend) - 1, 1)
-    return " ".join(f"{100 * i / last:.1f},{18 - 16 * y:.1f}" for i, y in enumerate(trend))

@@ -32,7 +32,8 @@ ADDRESSES = {
     "rank_bm25": ["workers/judging/search.py"],
     "math_verify": ["rewards/sources/symbolic.py"],
     "plotly": ["pipeline/lab/report.py"],
-    "jinja2": ["pipeline/lab/report.py", "rewards/prompts.py"],
+    "jinja2": ["pipeline/lab/page.py", "rewards/prompts.py"],
+    "matplotlib": ["pipeline/lab/figures.py"],
     "typer": ["pipeline/cli.py"],
     "yaml": ["pipeline/yaml_files.py", "pipeline/rundir.py"],
 }

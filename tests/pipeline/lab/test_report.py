@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.lab import charts
-from pipeline.lab.report import MAX_SAMPLES, number, seconds_text, write_report
+from pipeline.lab.page import number, seconds_text
+from pipeline.lab.report import MAX_SAMPLES, write_report
 
 _spec = importlib.util.spec_from_file_location("made_run", Path(__file__).parent / "made_run.py")
 made_run = importlib.util.module_from_spec(_spec)
