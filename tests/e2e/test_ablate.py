@@ -96,7 +96,7 @@ def test_a_failed_run_is_reported_and_ends_nothing(tmp_path):
         axes={"stages.rl.rewards.failure_window": [512, 4]},
         overrides={
             "stages.rl.steps": 2,
-            "stages.rl.rewards.sources": {"broken": {"kind": "faulty:explode"}},
+            "stages.rl.rewards.sources": {"broken": {"kind": "faulty:too_few"}},
             "stages.rl.rewards.failure_budget": 0.0,
         },
         seeds=[3],
