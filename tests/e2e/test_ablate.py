@@ -20,10 +20,10 @@ GRID = {
     "base": "tiny.yaml",
     "overrides": {"stages.rl.steps": 3},
     "axes": {
-        "stages.rl.learner.lr": [1e-3, 3e-3, 1e-2],
+        "stages.rl.learner.lr": [1e-3, 1e-2],
         "stages.rl.algorithm.group_size": [2, 4],
     },
-    "seeds": [3, 4],
+    "seeds": [3],
     "measure": {"accuracy": "after/accuracy", "reward": {"metric": "rl/reward/mean", "over": "mean"}},
     "budget": {"at_once": 2},
 }
@@ -37,11 +37,11 @@ def write_grid(folder, **changed):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The sweep of 6 cells and 2 seeds, never interrupted."""
+    """The sweep of 4 cells, never interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     done = assay("ablate", write_grid(folder), "--dir", folder / "sweep", "--json", timeout=900)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["done"] == 12
+    assert json.loads(done.stdout.splitlines()[-1])["done"] == 4
     return folder / "sweep"
 
 
@@ -53,8 +53,8 @@ def trained(run_dir):
 
 def test_what_is_shared_is_done_once(whole):
     runs = sorted(whole.glob("runs/*/seed-*/"))
-    assert len(runs) == 12
-    assert sum(trained(run) for run in runs) == 2  # a warm start for each seed
+    assert len(runs) == 4
+    assert sum(trained(run) for run in runs) == 1
 
 
 def test_a_run_that_took_up_a_stage_is_to_the_bit_one_that_did_it(whole, tmp_path):
@@ -71,7 +71,7 @@ def test_killed_at_a_random_moment_and_run_again_it_is_the_same_table(whole, tmp
     command = [ASSAY, "ablate", write_grid(tmp_path), "--dir", tmp_path / "sweep"]
     child = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        begun = random.Random().randint(1, 6)  # runs whose rl stage has begun
+        begun = random.Random().randint(1, 3)  # runs whose rl stage has begun
         print(f"killed when {begun} runs were at rl")
         deadline = time.monotonic() + 600
         while sum('"rl"' in path.read_text() for path in tmp_path.glob("sweep/runs/*/seed-*/events.jsonl")) < begun:
@@ -87,7 +87,7 @@ def test_killed_at_a_random_moment_and_run_again_it_is_the_same_table(whole, tmp
     for name in ("table.csv", "table.tex", "runs.csv"):
         assert (tmp_path / "sweep" / name).read_text() == (whole / name).read_text()
     page = (tmp_path / "sweep" / "report.html").read_text()
-    assert "12 of 12 runs done" in page
+    assert "4 of 4 runs done" in page
 
 
 def test_a_failed_run_is_reported_and_ends_nothing(tmp_path):
@@ -106,6 +106,7 @@ def test_a_failed_run_is_reported_and_ends_nothing(tmp_path):
     assert "1 of 2 runs failed" in done.stderr
     rows = list(csv.DictReader((tmp_path / "sweep" / "runs.csv").open()))
     assert [row["status"] for row in rows] == ["done", "failed"]
-    assert "could not be judged, more than rewards.failure_budget=0 allows" in (
-        tmp_path / "sweep" / "report.html"
-    ).read_text()
+    assert (
+        "could not be judged, more than rewards.failure_budget=0 allows"
+        in (tmp_path / "sweep" / "report.html").read_text()
+    )

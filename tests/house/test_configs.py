@@ -16,10 +16,13 @@ from pydantic import BaseModel
 
 from pipeline.check import check
 from pipeline.config import Config, load_config, schema
+from pipeline.lab.ablation import load_plan
 from pipeline.knobs import _PLUGS
 
 FOLDER = Path(__file__).parents[2] / "configs"
-CONFIGS = sorted(FOLDER.glob("**/*.yaml"))
+FILES = sorted(FOLDER.glob("**/*.yaml"))
+SWEEPS = [path for path in FILES if "ablation" in yaml.safe_load(path.read_text())]
+CONFIGS = [path for path in FILES if path not in SWEEPS]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -29,7 +32,13 @@ def test_it_loads_and_fits_the_schema(path):
     jsonschema.validate(yaml.safe_load(path.read_text()), schema())
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_a_sweep_loads_with_every_cell(path):
+    plan = load_plan(path)
+    assert all(plan.configs[cell.folder] for cell in plan.cells)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_its_header_says_what_it_shows_and_how_long_it_takes(path):
     lines = path.read_text().splitlines()
     header = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]

@@ -71,7 +71,9 @@ def test_cells_are_compared_with_the_control_by_seed(folder):
     half = next(cell for cell in results.cells if cell.values == {"rate": 0.5, "scope": "sample"})
     assert half.differences["accuracy"].value == pytest.approx(-0.5, abs=0.04)
     # Four cells have a p: the smallest was multiplied by four.
-    smallest = min((c for c in results.cells if c.ps["accuracy"] is not None), key=lambda c: c.differences["accuracy"].p)
+    smallest = min(
+        (c for c in results.cells if c.ps["accuracy"] is not None), key=lambda c: c.differences["accuracy"].p
+    )
     assert smallest.ps["accuracy"] == pytest.approx(4 * smallest.differences["accuracy"].p)
 
 
