@@ -144,21 +144,13 @@ def cell() -> None:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run or of a sweep.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="A run, a sweep, or several runs.")],
+    to: Annotated[Path, typer.Option(help="Where the page of several runs goes.")] = Path("comparison.html"),
 ) -> None:
-    """Write DIR/report.html anew."""
-    from pipeline import rundir
+    """Write DIR/report.html anew; of several runs, one page that compares them."""
+    from pipeline.lab.pages import write
 
-    if (folder / "sweep.json").exists():
-        from pipeline.lab.sweep_report import write_sweep_report
-
-        write_sweep_report(folder)
-    else:
-        from pipeline.lab.report import write_report
-
-        rundir.check_holds_run(folder)
-        write_report(folder)
-    _console(False).print(str(folder / "report.html"), soft_wrap=True)
+    _console(False).print(str(write(folders, to)), soft_wrap=True)
 
 
 @app.command()

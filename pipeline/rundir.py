@@ -134,6 +134,16 @@ def sample_rows(stage: str, step: int, groups: Sequence[ScoredGroup], limit: int
     return [_row(stage, step, scored, rollout, verdict) for _, _, scored, rollout, verdict in chosen]
 
 
+def evaluation_rows(stage: str, groups: Sequence[ScoredGroup], limit: int) -> list[dict[str, Any]]:
+    """Rollouts of an evaluation to be read: half of them the first attempts at tasks that are the same in every
+    evaluation of these tasks, so that what a stage changed shows; then the best and the worst of the others."""
+    same = _spread(len(groups), limit // 2) if len(groups) > limit // 2 else range(len(groups))
+    fixed = [_row(stage, 0, groups[i], groups[i].group.rollouts[0], groups[i].verdicts[0]) for i in same]
+    seen = {(row["group"], row["index"]) for row in fixed}
+    others = sample_rows(stage, 0, groups, limit - len(fixed))
+    return fixed + [row for row in others if (row["group"], row["index"]) not in seen]
+
+
 def _spread(n: int, limit: int) -> list[int]:
     """`limit` places from first to last, evenly."""
     return [round(i * (n - 1) / max(1, limit - 1)) for i in range(limit)]

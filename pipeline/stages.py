@@ -22,7 +22,7 @@ from pipeline.loop import Algorithm, Training, train
 from pipeline.noise import noise_metrics
 from pipeline.producer import Producer
 from pipeline.progress import Progress
-from pipeline.rundir import sample_rows
+from pipeline.rundir import evaluation_rows, sample_rows
 from pipeline.shaping import Shaping, shaping_of
 from pipeline.stores.ports import RunStore
 from pipeline.tasks import Order, TaskSets
@@ -30,7 +30,7 @@ from rewards.types import Task
 from workers.types import Scalar
 
 # Evaluations are read more closely than any one training step.
-EVALUATION_SAMPLES = 32
+EVALUATION_SAMPLES = 64
 
 
 @dataclass
@@ -127,7 +127,7 @@ async def _evaluate(
         lambda done: recorder.progress.step(done - 1, {}),
     )
     recorder.store.metrics(name, 0, found.metrics())
-    recorder.store.samples(sample_rows(name, 0, found.groups, EVALUATION_SAMPLES))
+    recorder.store.samples(evaluation_rows(name, found.groups, EVALUATION_SAMPLES))
     return found.results()
 
 

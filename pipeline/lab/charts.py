@@ -143,6 +143,39 @@ def distributions(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return maps
 
 
+def repetition(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How much of their text the stage's logged samples repeat, by step: one chart, or none where the steps are few."""
+    found: dict[int, list[float]] = {}
+    for row in samples:
+        if row.get("completion"):
+            found.setdefault(row["step"], []).append(repeated(row["completion"]))
+    if len(found) < 4:
+        return []
+    steps = sorted(found)
+    curve = steps, [sum(found[step]) / len(found[step]) for step in steps]
+    note = "Share of the logged samples' runs of four words (of short texts: characters) that stood there before."
+    return [_chart(Chart("Repetition", note, (), "share"), [_series("", curve)], [])]
+
+
+def repeated(text: str, n: int = 4) -> float:
+    """The share of a text's n-grams that occurred earlier in it: of its words, or, of a text with fewer than eight
+    words, of its characters."""
+    words = text.split()
+    parts: Sequence[str] = words if len(words) >= 8 else text
+    grams = [tuple(parts[i : i + n]) for i in range(len(parts) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def gold(found: Curves) -> dict[str, Any] | None:
+    """Gold score and reward over the distance from the stage's first policy; None of a stage that has no gold."""
+    if not {"gold/kl_sqrt", "gold/mean", "reward/mean"} <= set(found):
+        return None
+    by_step = {name: dict(zip(*found[name], strict=True)) for name in ("gold/kl_sqrt", "gold/mean", "reward/mean")}
+    steps = sorted(set.intersection(*(set(one) for one in by_step.values())))
+    d, scores, rewards = ([rounded(by_step[name][step]) for step in steps] for name in by_step)
+    return {"d": d, "gold": scores, "proxy": rewards, "law": None}
+
+
 def table(found: Curves) -> list[dict[str, Any]]:
     """First, last, lowest and highest value of every metric, with a trend to draw (0 to 1, at most 60 points)."""
     rows = []
@@ -153,6 +186,19 @@ def table(found: Curves) -> list[dict[str, Any]]:
         trend = [(value - low) / (high - low) if high > low else 0.5 for value in thin]
         rows.append({"name": name, "first": values[0], "last": values[-1], "low": low, "high": high, "trend": trend})
     return rows
+
+
+def named(wanted: str, name: str) -> bool:
+    """Whether a chart's name for metrics means this one."""
+    return re.fullmatch(re.escape(wanted).replace(r"\*", "(.+)"), name) is not None
+
+
+def overlaid(
+    title: str, note: str, form: str, found: Mapping[str, Curve], colours: Mapping[str, int]
+) -> dict[str, Any]:
+    """One metric of several runs in one chart; a run keeps its colour in all of them."""
+    series = [{**_series(name, curve), "colour": colours[name]} for name, curve in found.items()]
+    return _chart(Chart(title, note, (), form), series, [])
 
 
 def _matches(chart: Chart, names: Iterable[str]) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +184,8 @@ def _saved(figure: Any, folder: Path, name: str) -> str:
 
     text = io.StringIO()
     # Text stays text; equal figures are equal files.
-    settings: Mapping[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}
-    with rc_context({**settings}):
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}
+    with rc_context(settings):
         figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
     svg = text.getvalue()
     (folder / f"{re.sub(r'[^0-9A-Za-z_.-]+', '_', name)}.svg").write_text(svg)

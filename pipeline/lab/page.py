@@ -31,6 +31,14 @@ def write_page(path: Path, template: str, scripts: Mapping[str, str], values: Ma
     return path
 
 
+def charted(sections: Any, samples: Any) -> dict[str, str]:
+    """What a page of curves and samples needs in scripts: Plotly, report.js, and the data for it."""
+    from plotly.offline import get_plotlyjs
+
+    data = embedded({"sections": sections, "samples": samples})
+    return {"script": room_text("report.js"), "plotly": get_plotlyjs(), "data": data}
+
+
 def room_text(name: str) -> str:
     """A file that lies beside this one."""
     return (files("pipeline.lab") / name).read_text()

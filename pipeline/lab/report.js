@@ -53,7 +53,7 @@ function curve(chart) {
     traces.push({ x: high.x, y: high.y, mode: "lines", line: { width: 0 }, fill: "tonexty", fillcolor: fill, hoverinfo: "skip" });
   }
   chart.series.forEach((s, i) => {
-    const colour = css(`--c${i % 6}`), noisy = !log && isNoisy(s.y), short = s.x.length < 25;
+    const colour = css(`--c${(s.colour ?? i) % 6}`), noisy = !log && isNoisy(s.y), short = s.x.length < 25;
     const format = share ? "%{y:.1%}" : top >= 1e4 ? "%{y:,.0f}" : "%{y:.4~g}";
     traces.push({
       x: s.x, y: s.y, name: s.name, mode: short ? "lines+markers" : "lines", marker: { size: 5 },
@@ -85,10 +85,18 @@ function map(m) {
   return { traces: [trace], layout: layout({ hovermode: "closest", xaxis: { type: "category", nticks: innerWidth < 760 ? 5 : 9 }, yaxis: { showgrid: false, ...(discrete ? { type: "category" } : { tickformat: "~g" }) } }) };
 }
 
+function gold(g) {
+  const points = (y, name, colour, more) => ({ x: g.d, y, name, mode: "markers", marker: { size: 5, color: translucent(css(colour), 0.6) }, hovertemplate: "%{y:.4~g}", ...more });
+  const traces = [points(g.proxy, "reward", "--c0", { yaxis: "y2" }), points(g.gold, "gold", "--c1", {})];
+  if (g.law) traces.push({ x: g.law.x, y: g.law.y, name: "law", mode: "lines", line: { color: css("--c3"), width: 2 }, hovertemplate: "%{y:.4~g}" });
+  const right = { overlaying: "y", side: "right", showgrid: false, zeroline: false, automargin: true, nticks: 5, tickfont: { color: css("--c0") }, tickformat: ".3~g" };
+  return { traces, layout: layout({ hovermode: "closest", yaxis: { tickformat: "~g", tickfont: { color: css("--c1") } }, yaxis2: right, xaxis: { tickformat: "~g", hoverformat: ".3~g", unifiedhovertitle: {} } }) };
+}
+
 function draw(spot) {
-  const [i, group, j] = (spot.dataset.chart || spot.dataset.map || spot.dataset.timing).split(".");
+  const [i, group, j] = (spot.dataset.chart || spot.dataset.map || spot.dataset.timing || spot.dataset.gold).split(".");
   const section = DATA.sections[i];
-  const figure = spot.dataset.timing ? timing(section.timing, spot.clientWidth) : spot.dataset.map ? map(section[group][j]) : curve(section[group][j]);
+  const figure = spot.dataset.gold ? gold(section.gold) : spot.dataset.timing ? timing(section.timing, spot.clientWidth) : spot.dataset.map ? map(section[group][j]) : curve(section[group][j]);
   Plotly.react(spot, figure.traces, figure.layout, { displayModeBar: false, responsive: true });
 }
 
@@ -151,18 +159,23 @@ function card(row, wanted) {
   head.append(reward, where, element("span", "", `task ${row.task}, attempt ${row.index}`), element("span", "", `${row.tokens} tokens`));
   if (row.stop === "length") head.append(element("span", "flag", "truncated"));
   if (row.version !== undefined && row.version !== null) head.append(element("span", "", `weights ${row.version}`));
+  if (row.disagreeing !== undefined) head.append(element("span", "", `proxy and gold ${plain(row.disagreeing)} apart`));
   if (!only && samples.some((s) => s !== row && sameGroup(s, row))) {
     const others = element("button", "", "All attempts at this task");
     others.type = "button";
     others.onclick = () => { only = row; refresh(true); byId("samples").scrollIntoView(); };
     head.append(others);
   }
-  for (const [name, text] of [["prompt", row.prompt], ["completion", row.completion], ["reference", row.reference]]) {
+  const before = row.before && ordered() === "changed" ? row.before : null;
+  const shownTexts = [["prompt", row.prompt], ["before", before && before.completion], ["completion", row.completion], ["reference", row.reference]];
+  for (const [name, text] of shownTexts) {
     if (text === null || text === undefined) continue;
     const part = element("div", name);
     if (name === "completion" && (row.reference === null || row.reference === undefined)) part.classList.add("alone");
     if (name === "prompt" && String(text).length <= 120) texts.classList.add("short");
-    part.append(element("h4", "", name[0].toUpperCase() + name.slice(1)), marked(String(text), wanted));
+    const title = name === "before" ? `${before.stage}, reward ${before.reward === null ? "none" : plain(before.reward)}` : before && name === "completion" ? row.stage : name[0].toUpperCase() + name.slice(1);
+    if (before) texts.classList.add("pair");
+    part.append(element("h4", "", title), marked(String(text), wanted));
     texts.append(part);
   }
   box.append(head, texts);
@@ -177,18 +190,20 @@ function card(row, wanted) {
   return box;
 }
 
+const ordered = () => document.querySelector("[name=order]:checked").value;
 const sameGroup = (a, b) => a.stage === b.stage && a.step === b.step && a.group === b.group;
 
 function chosen() {
   const [low, high] = ["low", "high"].map((id) => (byId(id).value === "" ? null : +byId(id).value));
   const [wanted, stage, step, kind] = ["search", "stage", "step", "kind"].map((id) => byId(id).value);
-  const order = document.querySelector("[name=order]:checked").value, sign = order === "worst" ? 1 : -1;
+  const order = ordered(), sign = order === "worst" ? 1 : -1;
   const rows = samples.filter((s) =>
     (!only || sameGroup(s, only)) && (!wanted || s.text.includes(wanted.toLowerCase())) && (!stage || s.stage === stage)
     && (!step || s.step === +step) && (low === null || (s.reward !== null && s.reward >= low))
     && (high === null || (s.reward !== null && s.reward <= high))
     && (!kind || (kind === "failed" ? s.reward === null : s.stop === "length")));
   if (order === "latest") return rows.reverse();
+  if (order === "changed" || order === "disagreeing") return rows.filter((s) => s[order] !== undefined).sort((a, b) => b[order] - a[order]);
   // Best and worst are about rewards: samples without one come last.
   return rows.sort((a, b) => (a.reward === null) - (b.reward === null) || sign * (a.reward - b.reward) || b.order - a.order);
 }

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.lab import charts
-from pipeline.lab.page import embedded, number, percent, room_text, write_page
+from pipeline.lab.page import charted, number, percent, write_page
+from pipeline.lab.reading import compared
 from pipeline.stores.files import read_jsonl, spread
 
 MAX_SAMPLES = 600
@@ -73,11 +74,10 @@ class Run:
 
 def write_report(run_dir: Path) -> Path:
     """Renders the run's page and puts it in place whole. Returns its path."""
-    from plotly.offline import get_plotlyjs
-
     run = Run.read(run_dir)
     sections = [section for name in run.curves if (section := _section(run, name))]
-    shown = _samples(run.samples)
+    shown = compared(_samples(run.samples), [stage["name"] for stage in run.evaluations])
+    more = [key for key in ("disagreeing", "changed") if any(key in row for row in shown)]
     values = {
         "run": run,
         "tiles": _tiles(run),
@@ -87,12 +87,11 @@ def write_report(run_dir: Path) -> Path:
         "problems": [event for event in run.events if event["kind"] in PROBLEMS],
         "start": min((event["time"] for event in run.events), default=0.0),
         "sample_count": len(run.samples),
+        "orders": ["latest", "best", "worst", *more],
         "shown_text": f"{len(shown):,}"
         + (f" of {len(run.samples):,} logged, evenly over steps" if len(shown) < len(run.samples) else ""),
     }
-    data = embedded({"sections": sections, "samples": shown})
-    scripts = {"script": room_text("report.js"), "plotly": get_plotlyjs(), "data": data}
-    return write_page(run_dir / "report.html", "report.html.j2", scripts, values)
+    return write_page(run_dir / "report.html", "report.html.j2", charted(sections, shown), values)
 
 
 def _section(run: Run, stage: str) -> dict[str, Any] | None:
@@ -104,8 +103,16 @@ def _section(run: Run, stage: str) -> dict[str, Any] | None:
     samples = [row for row in run.samples if row["stage"] == stage]
     kind = next((s["kind"] for s in run.stages if s["name"] == stage), "")
     steps = max(max(xs) for xs, _ in found.values()) + 1
-    timing, maps = charts.timing(found), charts.distributions(samples)
-    return {"stage": stage, "kind": kind, "steps": steps, "charts": known, "rest": rest, "timing": timing, "maps": maps}
+    return {
+        "stage": stage,
+        "kind": kind,
+        "steps": steps,
+        "charts": known + charts.repetition(samples),
+        "rest": rest,
+        "timing": charts.timing(found),
+        "maps": charts.distributions(samples),
+        "gold": charts.gold(found),
+    }
 
 
 def _tiles(run: Run) -> list[dict[str, str]]:

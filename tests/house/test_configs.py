@@ -16,8 +16,8 @@ from pydantic import BaseModel
 
 from pipeline.check import check
 from pipeline.config import Config, load_config, schema
-from pipeline.lab.ablation import load_plan
 from pipeline.knobs import _PLUGS
+from pipeline.lab.ablation import load_plan
 
 FOLDER = Path(__file__).parents[2] / "configs"
 FILES = sorted(FOLDER.glob("**/*.yaml"))

@@ -31,7 +31,7 @@ ADDRESSES = {
     "tenacity": ["workers/judging/http.py"],
     "rank_bm25": ["workers/judging/search.py"],
     "math_verify": ["rewards/sources/symbolic.py"],
-    "plotly": ["pipeline/lab/report.py"],
+    "plotly": ["pipeline/lab/page.py"],
     "jinja2": ["pipeline/lab/page.py", "rewards/prompts.py"],
     "matplotlib": ["pipeline/lab/figures.py"],
     "typer": ["pipeline/cli.py"],
