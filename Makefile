@@ -4,7 +4,7 @@ TORCH := torch==2.13.0+cpu
 BIN := .venv/bin
 .DELETE_ON_ERROR:
 
-.PHONY: demo test slow setup lint bench lock
+.PHONY: demo test slow setup lint bench papers lock
 
 demo: .venv/.ready
 	$(BIN)/assay run configs/quickstart.yaml
@@ -42,6 +42,10 @@ bench: .venv/.ready
 	rm -rf .venv/oracles/tests .venv/oracles/scripts
 	$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true
 	touch $@
+
+# The papers' recipes, each a sweep in runs/papers: hours; stopped, it goes on where it was.
+papers: .venv/.ready
+	$(BIN)/python -m benchmarks.papers
 
 # Resolve the pins anew; needs a torch CPU wheel that uv can find (UV_FIND_LINKS or UV_INDEX).
 lock: .venv/.ready
