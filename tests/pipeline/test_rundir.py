@@ -79,3 +79,21 @@ def test_the_best_and_the_worst_are_kept_to_be_read(make_group):
     assert len(rundir.sample_rows("rl", 3, judged, limit=9)) == 5
     assert rundir.sample_rows("rl", 3, judged, limit=0) == []
     assert rundir.sample_rows("rl", 3, [], limit=4) == []
+
+
+def test_evaluations_of_the_same_tasks_have_samples_in_common(make_group):
+    """Half of them are the same tasks', whatever the rewards are; the others are the best and the worst."""
+
+    def rows(rewards):
+        groups = [make_group(["x"], id=i) for i in range(len(rewards))]
+        return rundir.evaluation_rows(
+            "after", [ScoredGroup(g, (Verdict(r, {}),)) for g, r in zip(groups, rewards, strict=True)], 8
+        )
+
+    a, b = rows([float(i) for i in range(40)]), rows([float(-i) for i in range(40)])
+    assert (
+        [row["task"] for row in a[:4]] == [row["task"] for row in b[:4]] == ["task-0", "task-13", "task-26", "task-39"]
+    )
+    places = [(row["task"], row["index"]) for row in a]
+    assert len(places) == len(set(places)) <= 8
+    assert {"task-0", "task-39"} <= {row["task"] for row in a}
