@@ -85,15 +85,12 @@ def test_evaluations_of_the_same_tasks_have_samples_in_common(make_group):
     """Half of them are the same tasks', whatever the rewards are; the others are the best and the worst."""
 
     def rows(rewards):
-        groups = [make_group(["x"], id=i) for i in range(len(rewards))]
-        return rundir.evaluation_rows(
-            "after", [ScoredGroup(g, (Verdict(r, {}),)) for g, r in zip(groups, rewards, strict=True)], 8
-        )
+        groups = [ScoredGroup(make_group(["x"], id=i), (Verdict(r, {}),)) for i, r in enumerate(rewards)]
+        return rundir.evaluation_rows("after", groups, 8)
 
     a, b = rows([float(i) for i in range(40)]), rows([float(-i) for i in range(40)])
-    assert (
-        [row["task"] for row in a[:4]] == [row["task"] for row in b[:4]] == ["task-0", "task-13", "task-26", "task-39"]
-    )
+    first, second = ([row["task"] for row in found[:4]] for found in (a, b))
+    assert first == second == ["task-0", "task-13", "task-26", "task-39"]
     places = [(row["task"], row["index"]) for row in a]
     assert len(places) == len(set(places)) <= 8
     assert {"task-0", "task-39"} <= {row["task"] for row in a}
