@@ -139,7 +139,7 @@ def test_the_page_comes_alive_in_a_browser(report, tmp_path):
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
     command += ["--virtual-time-budget=5000", "--dump-dom", report.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert dom.count('class="plot-container') == 4 + 14 + 2 + 1  # sft, rl without its flat ones, maps, timing
+    assert dom.count('class="plot-container') == 4 + 15 + 2 + 1  # sft, rl without its flat ones, maps, timing
     assert dom.count('class="card sample"') == 12
     assert "<title>quickstart · Assay</title>" in dom, "no script of a completion ran"
     assert "600 of 1,160 logged, evenly over steps</small>" in dom
