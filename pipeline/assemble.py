@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from pipeline.config import Config, EvaluateStage, Optimizer, PathSeat, Rewards, RlStage, Sampling, SeatKnobs
+from pipeline.config import Config, EvaluateStage, Optimizer, PathSeat, Rewards, RlStage, Rollout, Sampling, SeatKnobs
 from pipeline.knobs import knobs_from
 from pipeline.refusals import refusal
 from pipeline.shaping import shapers_of
@@ -213,12 +213,23 @@ def placement_of(config: Config) -> Placement:
     """The run's processes in bundles. A judge's has room for that judge of every panel that comes in the run."""
     learner, rollout, judges = config.learner, config.rollout, panels(config)
     most = max((rewards.workers for rewards in judges), default=0)
+    needed = max(map(_least, judges), default=0)
+    type_ = next((rewards.gpu_type for rewards in judges if rewards.gpu_type), None)
+    spread = any(rewards.spread for rewards in judges)
+    of_judge = [max(r.cpus for r in judges if r.workers > i) for i in range(most)]
     return arrange(
-        Ask("learner", learner.cpus, learner.gpus),
-        [Ask(f"rollout-{i}", rollout.cpus, rollout.gpus) for i in range(rollout.workers)],
-        [Ask(f"judge-{i}", max(r.cpus for r in judges if r.workers > i)) for i in range(most)],
+        Ask("learner", learner.cpus, learner.gpus, learner.gpu_type, learner.spread),
+        [
+            Ask(f"rollout-{i}", rollout.cpus, rollout.gpus, rollout.gpu_type, rollout.spread, i >= _least(rollout))
+            for i in range(rollout.workers)
+        ],
+        [Ask(f"judge-{i}", cpus, 0, type_, spread, i >= needed) for i, cpus in enumerate(of_judge)],
         config.cluster.placement == "shared",
     )
+
+
+def _least(pool: Rollout | Rewards) -> int:
+    return pool.min_workers or pool.workers
 
 
 def model_path(config: Config, run_dir: Path) -> str:

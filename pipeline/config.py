@@ -45,6 +45,7 @@ __all__ = [
     "RewardModelStage",
     "Rewards",
     "RlStage",
+    "Rollout",
     "Sampling",
     "SeatKnobs",
     "SftStage",

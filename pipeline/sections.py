@@ -70,6 +70,33 @@ class Cluster(Knobs):
     """How long any answer from another process may take before the run ends with that process's name."""
 
 
+class Seats(Knobs):
+    """Where a role's processes sit."""
+
+    cpus: Positive = 1.0
+    """CPUs of each process; also its number of threads."""
+    gpu_type: str | None = None
+    """Only GPUs of this type, by Ray's name for it (H100, A100-80G, L40S ...); default: any."""
+    spread: bool = False
+    """Over as many nodes as possible; default: on as few as possible."""
+
+
+class Pool(Seats):
+    """A role of many processes."""
+
+    workers: Count = 1
+    """Its processes."""
+    min_workers: Count | None = None
+    """The run starts with this many, goes on as long as it has them, and takes in more, up to `workers`, as nodes with
+    room join the cluster; default: all."""
+
+    @model_validator(mode="after")
+    def _least(self) -> Pool:
+        if self.min_workers and self.min_workers > self.workers:
+            raise ValueError(f"min_workers: {self.min_workers}, expected at most workers ({self.workers})")
+        return self
+
+
 class Sampling(Knobs):
     """How completions are drawn."""
 
@@ -89,7 +116,7 @@ class Sampling(Knobs):
     """A longer prompt: drop it (its rollouts count as failed), or refuse to go on."""
 
 
-class Rollout(Sampling):
+class Rollout(Sampling, Pool):
     """Rollout workers and how they sample."""
 
     engine: Literal["torch", "vllm"] = "torch"
@@ -98,10 +125,6 @@ class Rollout(Sampling):
     """Further arguments of vLLM's, by its own names."""
     pause: Literal["keep", "wait", "abort"] = "keep"
     """What sequences in flight do when new weights come: go on with them, finish first, or begin anew."""
-    workers: Count = 1
-    """Rollout processes."""
-    cpus: Positive = 1.0
-    """CPUs of each; also its number of threads."""
     gpus: Gpus = 0
     """GPUs of each; 0: it generates on the CPU."""
     max_rows: Count = 256
@@ -131,13 +154,11 @@ class Optimizer(Knobs):
     """Tokens computed at once; it changes memory and speed, never the gradient."""
 
 
-class Learner(Optimizer):
+class Learner(Optimizer, Seats):
     """The learner's process and how it learns."""
 
     engine: Literal["torch"] = "torch"
     """What computes gradients."""
-    cpus: Positive = 1.0
-    """CPUs of the learner; also its number of threads."""
     gpus: Gpus = 0
     """GPUs of the learner; 0: it learns on the CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -186,7 +207,7 @@ else:
     Shape = one_of(SHAPERS)
 
 
-class Rewards(Knobs):
+class Rewards(Pool):
     """Who judges."""
 
     sources: Annotated[dict[str, SeatEntry], Field(min_length=1)]
@@ -197,10 +218,6 @@ class Rewards(Knobs):
     """How their values become one reward; default: their weighted sum."""
     shape: tuple[Shape, ...] = ()
     """What is done to the reward, or to step rewards, one after the other; evaluations go by the reward before it."""
-    workers: Count = 1
-    """Judge processes."""
-    cpus: Positive = 1.0
-    """CPUs of each."""
     failure_budget: Share = 0.5
     """The run ends when more than this share of the last `failure_window` rollouts could not be judged."""
     failure_window: Count = 512

@@ -1,11 +1,11 @@
-"""Who sits where: the processes of a run in the bundles of one Ray placement group.
+"""Who sits where: the processes of a run in bundles, each role's in a placement group of Ray's.
 
     split    every process has a bundle of its own: learner | rollout-0 | rollout-1 | judge-0 ...
     shared   learner and rollout-0 take turns on the devices of one bundle: learner, rollout-0 | rollout-1 | judge-0 ...
 
 A process may use all CPUs and GPUs it asks for. Those that take turns count for half each with Ray, so that both fit
-into a bundle as large as the larger of them; half a GPU twice in a bundle of one GPU is the same GPU. All bundles are
-reserved at once: a run gets all of its places, or says what it waits for.
+into a bundle as large as the larger of them; half a GPU twice in a bundle of one GPU is the same GPU. A run gets
+all of its places before anything starts in one of them, or says what it waits for; those that are spare may come later.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from typing import Any
 
 import psutil
 
-from workers.ray_actors import Actor, Bundle, release, reserve, start_actor
+from workers.ray_actors import Actor, Bundle, Stalled, release, reserve, start_actor
 
 # In a process of its own: asking a GPU makes a context on it, which would stay for as long as the driver does.
 _ASK_GPUS = (
     "import json, torch; print(json.dumps([torch.cuda.mem_get_info(i) for i in range(torch.cuda.device_count())]))"
 )
+# What a bundle asks of the resource that Ray gives each node with GPUs of a type (1 of it, however many they are).
+OF_A_TYPE = 0.001
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -58,11 +60,23 @@ def this_machine() -> Machine:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What one process asks for. `cpus` is also its number of threads (one at least)."""
+    """What one process asks for. `cpus` is also its number of threads (one at least).
+
+    gpu_type  only GPUs of this type, by Ray's name
+    spread    its role's processes sit on as many nodes as possible; else on as few
+    spare     the run starts without it where there is no room, and takes it in when there is
+    """
 
     name: str
     cpus: float
     gpus: int = 0
+    gpu_type: str | None = None
+    spread: bool = False
+    spare: bool = False
+
+    @property
+    def role(self) -> str:
+        return self.name.partition("-")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +90,17 @@ class Placement:
         """What each bundle asks of Ray."""
         return [
             {"CPU": max(ask.cpus for ask in bundle), "GPU": float(max(ask.gpus for ask in bundle))}
+            | {f"accelerator_type:{ask.gpu_type}": OF_A_TYPE for ask in bundle if ask.gpu_type}
             for bundle in self.bundles
         ]
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """Numbers of bundles that are reserved together: each role's; a spare process's alone."""
+        groups: dict[str, list[int]] = {}
+        for i, (first, *_) in enumerate(self.bundles):
+            groups.setdefault(first.name if first.spare else first.role, []).append(i)
+        return list(groups.values())
 
     @property
     def cpus(self) -> float:
@@ -116,5 +139,18 @@ class Reserved:
 
 
 async def reserved(placement: Placement, timeout_s: float) -> Reserved:
-    """Reserve the bundles. Raises `Stalled`, with what the cluster has, where they are not free in time."""
-    return Reserved(placement, await reserve(placement.resources, timeout_s))
+    """Reserve the bundles; those of spare processes are only asked for.
+
+    Raises `Stalled`, with what the cluster has, where the others are not free in time; then nothing stays reserved.
+    """
+    resources, of = placement.resources, {}
+    for numbers in placement.groups:
+        first = placement.bundles[numbers[0]][0]
+        wait_s = None if first.spare else timeout_s
+        try:
+            bundles = await reserve(first.role, [resources[i] for i in numbers], first.spread, wait_s)
+        except Stalled:
+            release([*of.values()])
+            raise
+        of |= dict(zip(numbers, bundles, strict=True))
+    return Reserved(placement, [of[i] for i in range(len(resources))])

@@ -82,24 +82,28 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
-async def reserve(bundles: Sequence[Mapping[str, float]], timeout_s: float) -> list[Bundle]:
-    """Reserve all of them at once, on as few nodes as possible.
+async def reserve(
+    role: str, bundles: Sequence[Mapping[str, float]], spread: bool, timeout_s: float | None
+) -> list[Bundle]:
+    """Reserve all of them at once, spread over the nodes or packed onto few; `timeout_s` None doesn't wait for them.
 
     Raises `Stalled`, with what the cluster has, where they are not to be had in time.
     """
     asked = [{kind: amount for kind, amount in bundle.items() if amount} for bundle in bundles]
-    group = placement_group(asked, strategy="PACK")
-    if not await asyncio.to_thread(group.wait, timeout_s):
+    group = placement_group(asked, strategy="SPREAD" if spread else "PACK")
+    if timeout_s is not None and not await asyncio.to_thread(group.wait, timeout_s):
         wanted = ", ".join(" + ".join(f"{amount:g} {kind}" for kind, amount in bundle.items()) for bundle in asked)
         all_, free = ray.cluster_resources(), ray.available_resources()
         has = " and ".join(f"{all_.get(kind, 0):g} {kind} ({free.get(kind, 0):g} free)" for kind in ("CPU", "GPU"))
-        raise Stalled(f"the cluster had no room for the run in {timeout_s:g} s: it asks for {wanted}; there are {has}")
+        remove_placement_group(group)
+        raise Stalled(f"the cluster had no room for {role} in {timeout_s:g} s: it asks for {wanted}; there are {has}")
     return [Bundle(group, i) for i in range(len(asked))]
 
 
 def release(bundles: Sequence[Bundle]) -> None:
-    """Give the bundles of one `reserve` back; what still runs in them ends."""
-    remove_placement_group(bundles[0].group)
+    """Give the bundles back; what still runs in them ends."""
+    for group in {bundle.group.id: bundle.group for bundle in bundles}.values():
+        remove_placement_group(group)
 
 
 def start_actor(

@@ -41,6 +41,14 @@ def test_shared_lets_learner_and_the_first_rollout_worker_take_turns():
     assert (placement.cpus, placement.gpus) == (4.0, 2)
 
 
+def test_each_role_is_reserved_together_and_a_spare_process_alone():
+    rollouts = [Ask(f"rollout-{i}", 1, 1, "H100", True, spare=i > 1) for i in range(4)]
+    placement = arrange(LEARNER, rollouts, JUDGES, shared=False)
+    assert placement.groups == [[0], [1, 2], [3], [4], [5]]
+    assert placement.resources[1] == {"CPU": 1, "GPU": 1, "accelerator_type:H100": 0.001}
+    assert arrange(LEARNER, rollouts, JUDGES, shared=True).groups == [[0], [1], [2], [3], [4]]
+
+
 class Worker:
     def where(self):
         return os.environ["OMP_NUM_THREADS"]
@@ -63,7 +71,7 @@ def test_processes_that_take_turns_fit_where_one_of_them_does(ray_cluster):
             kill(one_more)
         finally:
             seats.release()
-        with pytest.raises(Stalled, match=r"no room .* asks for 3 CPU, 3 CPU; there are 4 CPU .* and 0 GPU"):
+        with pytest.raises(Stalled, match=r"no room .* asks for 3 CPU; there are 4 CPU .* and 0 GPU"):
             await reserved(arrange(learner, [rollout], [], shared=False), 0.5)
 
     asyncio.run(scenario())
