@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from pipeline import cluster_cli
+from pipeline.cluster_cli import ConfigPath, Overrides
 from rewards.errors import Refused, RunFailed
 
 # Libraries speak when something is wrong, not before.
@@ -32,8 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="One YAML is one run.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Keys to change.")]
+app.add_typer(cluster_cli.deploy, name="deploy")
 UsageError: Any = typer.BadParameter.__base__  # click's; where it lives depends on typer's version
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 AsJson = Annotated[bool, typer.Option("--json", help="The last line of standard output is the summary as JSON.")]

@@ -69,11 +69,16 @@ def create(run_dir: Path, config: Config, name: str) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_json(run_dir / "environment.json", {"name": name, "directory": str(Path.cwd()), **environment()})
         part = run_dir / "config.yaml.part"
-        part.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        part.write_text(as_yaml(config), encoding="utf-8")
         part.replace(run_dir / "config.yaml")
     except OSError as error:
         shutil.rmtree(run_dir, ignore_errors=True)
         raise Refused(f"run directory {run_dir} can't be made: {error}") from error
+
+
+def as_yaml(config: Config) -> str:
+    """The resolved config, as it can be loaded again."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def check_holds_run(run_dir: Path) -> None:

@@ -32,9 +32,9 @@ ADDRESSES = {
     "rank_bm25": ["workers/judging/search.py"],
     "math_verify": ["rewards/sources/symbolic.py"],
     "plotly": ["pipeline/lab/page.py"],
-    "jinja2": ["pipeline/lab/page.py", "rewards/prompts.py"],
+    "jinja2": ["pipeline/lab/page.py", "rewards/prompts.py", "pipeline/deploy/render.py"],
     "matplotlib": ["pipeline/lab/figures.py"],
-    "typer": ["pipeline/cli.py"],
+    "typer": ["pipeline/cli.py", "pipeline/cluster_cli.py"],
     "yaml": ["pipeline/yaml_files.py", "pipeline/rundir.py"],
 }
 # Libraries that an engine is wrapped around: anywhere among the workers, but in this many files at most.

@@ -1,0 +1,1 @@
+"""From a config to what a scheduler takes: Kubernetes manifests for KubeRay, a script for Slurm."""
