@@ -78,6 +78,12 @@ def check(config: Config) -> Checked:
     return Checked(config, tasks, sizes.parameters, cases, placement, needed, machine, warnings)
 
 
+def check_rewards(config: Config) -> None:
+    """Only the reward sources, on the stages' own tasks. Raises `Refused`."""
+    check_timeouts(config)
+    asyncio.run(_self_checks(config, tasks_of(config)))
+
+
 def _check_tasks(name: str, stage: object, tasks: TaskSets) -> None:
     if isinstance(stage, EvaluateStage) and not len(tasks.held_out):
         raise Refused(

@@ -155,6 +155,21 @@ def report(
 
 
 @app.command()
+def serve(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    stage: Annotated[str | None, typer.Option(help="Whose rewards; default: the first stage that is judged.")] = None,
+) -> None:
+    """Serve CONFIG's reward panel over HTTP, to any trainer that has the token."""
+    from pipeline.config import load_config
+
+    settings = load_config(config, overrides or [])
+    from pipeline.serve import serve as do
+
+    do(settings, stage, _console(False))
+
+
+@app.command()
 def schema() -> None:
     """Print the config's JSON schema, for editors."""
     from pipeline.config import schema as config_schema

@@ -30,6 +30,7 @@ from pipeline.sections import (
     Rollout,
     Sampling,
     SeatKnobs,
+    Serve,
     Tracking,
 )
 from pipeline.stage_kinds import EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage, TrainStage
@@ -82,6 +83,8 @@ class Config(Knobs):
     """When the state of the run is kept."""
     tracking: Tracking = Tracking()
     """Where metrics go beside the run directory's own files."""
+    serve: Serve = Serve()
+    """How `assay serve` listens, and what it lets through."""
     stages: Annotated[dict[str, StageConfig], Field(min_length=1)]
     """What is done, by name, in order."""
 

@@ -259,3 +259,22 @@ class Tracking(Knobs):
     """MLflow experiment."""
     samples_per_step: Annotated[int, Ge(0)] = 4
     """Rollouts of every step that are kept to be read."""
+
+
+class Serve(Knobs):
+    """The panel as a web service (`assay serve`)."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Ge(0), Le(65535)] = 8765
+    """Port to listen on; 0: any free one."""
+    token_env: str = "ASSAY_TOKEN"
+    """Environment variable that holds the token every request has to carry."""
+    answers: Count = 256
+    """Answers that one request may have."""
+    request_bytes: Count = 4_000_000
+    """Bytes that its body may have."""
+    requests_per_s: Positive = 200.0
+    """Requests a second, on average."""
+    waiting: Count = 1024
+    """Requests that may wait for a judge."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from rewards.errors import Refused
 from rewards.panel import Panel, Seat
 from rewards.ports import Case, SelfChecking, Toolbox
-from rewards.types import Group, Rollout, Score, Task, Turn
+from rewards.types import Group, Score, Task
 
 CASES = 3
 _OTHER_DIGITS = str.maketrans("0123456789", "3456789012")
@@ -27,7 +25,7 @@ async def selfcheck(seat: Seat, tasks: Sequence[Task], tools: Toolbox) -> int:
     cases = [case for task in tasks[:CASES] if (case := seat.source.case(task))]
     panel = Panel((replace(seat, weight=1.0, on_failure="mask"),))
     for case in cases:
-        verdicts = (await panel.judge(_written(case), tools)).verdicts
+        verdicts = (await panel.judge(Group.written(0, case.task, (case.gold, case.foil)), tools)).verdicts
         gold, foil = (verdict.scores[seat.name] for verdict in verdicts)
         if gold.value is None or foil.value is None or gold.value <= foil.value:
             raise Refused(
@@ -39,13 +37,6 @@ async def selfcheck(seat: Seat, tasks: Sequence[Task], tools: Toolbox) -> int:
 
 def _told(score: Score) -> str:
     return f"{score.value:g}" if score.value is not None else f"no score ({score.failure})"
-
-
-def _written(case: Case) -> Group:
-    """The two answers as if a policy had written them; there are no tokens."""
-    none = np.zeros(0, np.int32)
-    turns = (Turn(none, none, np.zeros(0, np.float32), text, "stop", ((0, 0),)) for text in (case.gold, case.foil))
-    return Group(0, case.task, tuple(Rollout(i, (turn,)) for i, turn in enumerate(turns)))
 
 
 def written_case(task: Task) -> Case | None:

@@ -13,7 +13,7 @@ A `Score` or a `Verdict` without a number carries a `Failure` that says why; a f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,6 +123,13 @@ class Group:
     id: int
     task: Task
     rollouts: tuple[Rollout, ...]
+
+    @classmethod
+    def written(cls, id: int, task: Task, texts: Sequence[str]) -> Group:
+        """Answers on file as if a policy had written them, one rollout each; there are no tokens."""
+        none = np.zeros(0, np.int32)
+        turns = (Turn(none, none, np.zeros(0, np.float32), text, "stop", ((0, 0),)) for text in texts)
+        return cls(id, task, tuple(Rollout(i, (turn,)) for i, turn in enumerate(turns)))
 
 
 @dataclass(frozen=True, slots=True)
