@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -208,23 +207,6 @@ async def hands(config: Config, run_dir: Path, texts: list[str]) -> Hands:
     await asyncio.gather(learner.start(), rollouts.start(), *first)
     await rollouts.open(path, _make_engine(config))
     return crew
-
-
-@asynccontextmanager
-async def judges_alone(config: Config, name: str) -> AsyncIterator[JudgePool]:
-    """The judges of the stage of that name, started, and nothing else of a run."""
-    stage = config.stages[name]
-    assert isinstance(stage, RlStage | EvaluateStage)
-    rewards = stage.rewards
-    cpus = max(config.cluster.cpus or os.cpu_count() or 1, math.ceil(rewards.workers * rewards.cpus))
-    await asyncio.to_thread(start_ray, cpus, config.cluster.address)
-    judges = JudgePool(panel_of(rewards), rewards.workers, rewards.cpus, config.cluster.timeout_s)
-    try:
-        await judges.start()
-        yield judges
-    finally:
-        await judges.close()
-        stop_ray()
 
 
 def placement_of(config: Config) -> Placement:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from rich.console import Console
 
-from pipeline.assemble import judges_alone
+from pipeline.assemble import panel_of
 from pipeline.check import check_rewards
 from pipeline.config import Config, EvaluateStage, RlStage
 from rewards.errors import Refused, nearest
+from workers.judging.pool import JudgePool
+from workers.ray_actors import start_ray, stop_ray
 
 SHORTEST_TOKEN = 16
 
@@ -35,11 +40,28 @@ async def _serve(config: Config, name: str, token: str, listening: socket.socket
 
     knobs = config.serve
     limits = Limits(knobs.answers, knobs.request_bytes, knobs.requests_per_s, knobs.waiting)
-    async with judges_alone(config, name) as judges:
+    async with _judges(config, name) as judges:
         web = uvicorn.Config(service(judges, token, limits), log_level="warning", timeout_graceful_shutdown=10)
         host, port = listening.getsockname()[:2]
         console.print(f"serving the rewards of stage {name} on http://{host}:{port}  (/docs, /metrics)", soft_wrap=True)
         await uvicorn.Server(web).serve(sockets=[listening])
+
+
+@asynccontextmanager
+async def _judges(config: Config, name: str) -> AsyncIterator[JudgePool]:
+    """The judges of the stage of that name, started, and nothing else of a run."""
+    stage = config.stages[name]
+    assert isinstance(stage, RlStage | EvaluateStage)
+    rewards = stage.rewards
+    cpus = max(config.cluster.cpus or os.cpu_count() or 1, math.ceil(rewards.workers * rewards.cpus))
+    await asyncio.to_thread(start_ray, cpus, config.cluster.address)
+    judges = JudgePool(panel_of(rewards), rewards.workers, rewards.cpus, config.cluster.timeout_s)
+    try:
+        await judges.start()
+        yield judges
+    finally:
+        await judges.close()
+        stop_ray()
 
 
 def _stage(config: Config, wanted: str | None) -> str:
