@@ -9,12 +9,13 @@ from functools import partial
 import torch
 
 from workers.models.attention import adopt
+from workers.models.decoder import Whole, decoder
 from workers.models.load import load_model
 from workers.rollout.batch import Batch
 from workers.rollout.renderer import Renderer
 from workers.rollout.served import Pause, Pending, ServedEngine
 from workers.types import Published
-from workers.weights.arrays import empty, load_arrays, refill
+from workers.weights.arrays import empty, load_arrays, refill, take_arrays
 from workers.weights.proof import prove
 
 # Prompts join when this share of the rows is free, or when all that wait fit.
@@ -38,7 +39,7 @@ class TorchCore:
 
     def __init__(self, model_path: str, renderer: Renderer, max_rows: int, dtype: str = "float32", device: str = "cpu"):
         self.model = adopt(load_model(model_path, dtype, device))
-        self.batch = Batch(self.model, list(renderer.stop_ids), renderer.text)
+        self.batch = Batch(decoder(self.model), list(renderer.stop_ids), renderer.text, device)
         self.max_rows, self.version = max_rows, 0
         self.waiting: deque[Pending] = deque()
         self.slept: dict[torch.nn.Parameter, torch.Size] = {}
@@ -64,15 +65,19 @@ class TorchCore:
     def sleep(self) -> None:
         """See `Core.sleep`."""
         self.batch.clear()
+        self.batch.decode = Whole(self.model)  # the decoder has memory of its own
         self.slept = self.slept or empty(self.model)
 
     @torch.inference_mode()
     def load(self, weights: Published) -> None:
         """See `Core.load`. Keeps the old weights where the new do not fit."""
-        refill(self.slept)
-        self.slept.clear()
-        load_arrays(self.model, weights.arrays)
-        prove(self.model, weights)
+        if self.slept:
+            refill(self.slept)
+            self.slept.clear()
+            self.batch.decode = decoder(self.model)
+        # What nobody holds views of needs no copy: the parameters are what lies in shared memory.
+        (load_arrays if self.batch.decode.joined else take_arrays)(self.model, weights.arrays)
+        prove(self.model, self.batch.decode, weights)
         self.version = weights.version
         self.batch.renew(weights.version)
 
