@@ -36,7 +36,7 @@ def probe_ids(vocabulary: int) -> np.ndarray:
     return np.random.default_rng(0).integers(vocabulary, size=PROBE_TOKENS).astype(np.int32)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def probe_logprobs(model: nn.Module, ids: np.ndarray, dtype: torch.dtype) -> np.ndarray:
     """f32[K - 1]: what an adopted model makes of the tokens, computing in `dtype`."""
     device = next(model.parameters()).device
@@ -85,8 +85,13 @@ def _halves(weights: Published) -> bool:
 
 def publishable(model: nn.Module, version: int, dtype: torch.dtype) -> Published:
     """An adopted model's weights as `dtype`, with what proves them."""
-    arrays = to_arrays(model, dtype)
+    return published(model, to_arrays(model, dtype), version, dtype)
+
+
+def published(model: nn.Module, arrays: dict[str, np.ndarray], version: int, dtype: torch.dtype) -> Published:
+    """The same, where the arrays are at hand."""
     # Of the parameters alone: engines make buffers themselves.
-    total = checksum(arrays[name] for name, _ in model.named_parameters())
+    buffers = {name for name, _ in model.named_buffers()}
+    total = checksum(array for name, array in arrays.items() if name not in buffers)
     ids = probe_ids(model.config.vocab_size)  # pyright: ignore
     return Published(version, arrays, total, Probe(ids, probe_logprobs(model, ids, dtype)))
