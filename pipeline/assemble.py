@@ -14,18 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from pipeline.config import (
-    Config,
-    EvaluateStage,
-    Learner,
-    Optimizer,
-    PathSeat,
-    Rewards,
-    RlStage,
-    Rollout,
-    Sampling,
-    SeatKnobs,
-)
+from pipeline.config import Config, EvaluateStage, Optimizer, PathSeat, Rewards, RlStage, Rollout, Sampling, SeatKnobs
 from pipeline.knobs import knobs_from
 from pipeline.refusals import refusal
 from pipeline.shaping import shapers_of
@@ -49,6 +38,7 @@ from workers.turns import LearnerInTurn, RolloutsInTurn, Turns
 from workers.weights.transport import ObjectStoreTransport
 
 if TYPE_CHECKING:
+    from pipeline.sections import Learner
     from workers.learner.engine_torch import TorchLearner
     from workers.rollout.renderer import Renderer
     from workers.rollout.served import Pause
@@ -203,8 +193,14 @@ async def hands(config: Config, run_dir: Path, texts: list[str]) -> Hands:
     taken = await reserved(placement, timeout)
     init = config.model.init.build() if config.model.init else None
     make_learner = partial(_learner, path, init, texts if init else [], config.seed, config.learner)
-    ranks, cuda = config.learner.ranks, config.learner.gpus > 0
-    at_learner = (make_learner, config.learner.cpus, timeout, taken.start, ranks, cuda)
+    at_learner = (
+        make_learner,
+        config.learner.cpus,
+        timeout,
+        taken.start,
+        config.learner.ranks,
+        config.learner.gpus > 0,
+    )
     module = VLLM if config.rollout.engine == "vllm" else TORCH
     at_rollout = (config.rollout.workers, config.rollout.cpus, timeout, taken.start, module)
     if config.cluster.placement == "shared":

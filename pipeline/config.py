@@ -39,7 +39,6 @@ from rewards.errors import nearest
 __all__ = [
     "Config",
     "EvaluateStage",
-    "Learner",
     "Optimizer",
     "PathSeat",
     "PreferenceStage",
