@@ -193,14 +193,8 @@ async def hands(config: Config, run_dir: Path, texts: list[str]) -> Hands:
     taken = await reserved(placement, timeout)
     init = config.model.init.build() if config.model.init else None
     make_learner = partial(_learner, path, init, texts if init else [], config.seed, config.learner)
-    at_learner = (
-        make_learner,
-        config.learner.cpus,
-        timeout,
-        taken.start,
-        config.learner.ranks,
-        config.learner.gpus > 0,
-    )
+    ranks, cuda = config.learner.ranks, config.learner.gpus > 0
+    at_learner = (make_learner, config.learner.cpus, timeout, taken.start, ranks, cuda)
     module = VLLM if config.rollout.engine == "vllm" else TORCH
     at_rollout = (config.rollout.workers, config.rollout.cpus, timeout, taken.start, module)
     if config.cluster.placement == "shared":
@@ -264,12 +258,10 @@ def check_engine(config: Config) -> None:
 def _learner(path: str, init: ModelInit | None, texts: list[str], seed: int, learner: Learner) -> TorchLearner:
     from workers.learner.engine_torch import TorchLearner
     from workers.learner.ranks import Ranks
-    from workers.models.create import create
+    from workers.learner.state import create_once
 
-    ranks = Ranks.here()
-    if init is not None and ranks.number == 0 and not (Path(path) / "config.json").exists():
-        create(init, texts, Path(path), seed)
-    ranks.wait()
+    if init is not None:
+        create_once(init, texts, Path(path), seed, Ranks.here())
     lora = learner.lora.build() if learner.lora else None
     common = (path, learner.dtype, _device(learner.gpus), learner.gradient_checkpointing, lora)
     if learner.engine == "torch":

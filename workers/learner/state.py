@@ -8,18 +8,28 @@ learner.json                                    updates done in the stage, versi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from rewards.errors import Refused
+from workers.learner.ranks import Ranks
+from workers.models import ModelInit
+from workers.models.create import create
 from workers.models.load import save_beside
 from workers.models.shards import Saved, write
 
 if TYPE_CHECKING:
     from workers.learner.engine_torch import TorchLearner
+
+
+def create_once(init: ModelInit, texts: Sequence[str], directory: Path, seed: int, ranks: Ranks) -> None:
+    """`workers.models.create.create` by the first rank, while the others wait; where it was done before, not again."""
+    if ranks.number == 0 and not (directory / "config.json").exists():
+        create(init, texts, directory, seed)
+    ranks.wait()
 
 
 def save_learner(learner: TorchLearner, directory: Path) -> None:
