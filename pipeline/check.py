@@ -8,8 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.algorithms import OnlineDpo
 from pipeline.assemble import check_engine, noise_of, panel_of, panels, placement_of, tasks_of, texts_of
-from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, Rewards, SftStage
+from pipeline.config import (
+    Config,
+    EvaluateStage,
+    PreferenceStage,
+    RewardModelStage,
+    Rewards,
+    RlStage,
+    SftStage,
+    TrainStage,
+)
 from pipeline.fit import check_lengths, check_machine, check_timeouts
 from pipeline.memory import BYTES, Longest, Needs, needs
 from pipeline.tasks import TaskSets
@@ -70,6 +80,7 @@ def check(config: Config) -> Checked:
     check_engine(config)
     sizes, renderer = _model(config, tasks)
     _check_critics(config)
+    _check_ranks(config)
     longest = {name: _longest(sets, renderer) for name, sets in tasks.items()}
     check_lengths(config, sizes.positions, longest)
     placement, needed = placement_of(config), needs(config, sizes, tasks, longest)
@@ -133,6 +144,24 @@ def _check_critics(config: Config) -> None:
                 load_config(critic.start)
             except Refused as error:
                 raise Refused(f"stages.{name}.algorithm.critic.start: {error}") from error
+
+
+def _check_ranks(config: Config) -> None:
+    """Every rank is to have something to learn from in every update."""
+    ranks = config.learner.ranks
+    for name, stage in config.stages.items():
+        if not isinstance(stage, TrainStage):
+            continue
+        algorithm = stage.algorithm.build() if isinstance(stage, RlStage | PreferenceStage) else None
+        each = stage.groups_per_step
+        if isinstance(stage, RlStage) and not isinstance(algorithm, OnlineDpo):  # whose pairs are never split
+            each *= stage.algorithm.group_size
+        each //= algorithm.updates_per_step if algorithm else 1
+        if each < ranks:
+            raise Refused(
+                f"stages.{name}.groups_per_step: {stage.groups_per_step} makes {each} samples or pairs an update, "
+                f"which can't be split over learner.ranks {ranks}; expected more groups, or at most {each} ranks"
+            )
 
 
 def _longest(sets: TaskSets, renderer: Renderer) -> Longest:

@@ -1,6 +1,6 @@
 """Checkpoints that a killed run can be resumed from: written whole or not at all, checksummed, the last K kept.
 
-    RUN_DIR/checkpoints/000007/  learner.pt  state.json  manifest.json (sha256 of the others)
+    RUN_DIR/checkpoints/000007/  what the learner wrote  state.json  manifest.json (sha256 of the others)
 
 A checkpoint is written under a temporary name, flushed to the disk and then renamed: there is never half of one.
 """

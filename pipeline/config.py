@@ -146,10 +146,35 @@ class Config(Knobs):
         return self
 
     @model_validator(mode="after")
+    def _learner(self) -> Config:
+        learner = self.learner
+        if learner.gpus > 1:
+            raise ValueError(f"learner.gpus: {learner.gpus}, expected 0 or 1 for each of learner.ranks")
+        if learner.engine == "torch":
+            for key, given in (("zero_stage", learner.zero_stage is not None), ("offload", learner.offload)):
+                if given:
+                    raise ValueError(f"learner.{key}: is DeepSpeed's, expected none or learner.engine: deepspeed")
+            return self
+        if learner.offload and learner.zero_stage == 0:
+            raise ValueError("learner.offload: zero_stage 0 splits nothing off to be moved, expected stage 1, 2 or 3")
+        if self.cluster.placement == "shared" and learner.gpus and not learner.offload:
+            raise ValueError(
+                "learner.offload: false with cluster.placement: shared, where DeepSpeed's moments can't leave the GPU "
+                "for the engines' turn; expected true, or learner.engine: torch"
+            )
+        for name, stage in self.stages.items():
+            critic = getattr(getattr(stage, "algorithm", None), "critic", None)
+            if critic and critic.trunk == "shared":
+                raise ValueError(
+                    f"stages.{name}.algorithm.critic.trunk: shared with learner.engine: deepspeed, which moves each "
+                    "model by a loss of its own; expected separate, or learner.engine: torch"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _placed(self) -> Config:
-        for key, section in (("learner", self.learner), ("rollout", self.rollout)):
-            if section.engine == "torch" and section.gpus > 1:
-                raise ValueError(f"{key}.gpus: {section.gpus}, expected 0 or 1: the torch engine runs on one device")
+        if self.rollout.engine == "torch" and self.rollout.gpus > 1:
+            raise ValueError(f"rollout.gpus: {self.rollout.gpus}, expected 0 or 1: the torch engine runs on one device")
         sizes = [self.rollout.engine_args.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline")]
         if self.rollout.gpus and self.rollout.engine == "vllm" and math.prod(sizes) != self.rollout.gpus:
             raise ValueError(

@@ -86,6 +86,14 @@ def _check_counts(config: Config, placement: Placement, machine: Machine) -> Non
             if ask.cpus > machine.cpus:
                 role = ask.name.partition("-")[0].replace("judge", "rewards")
                 raise Refused(f"{role}.cpus: {ask.cpus:g} asked, {here}")
+    ranks, cpus = config.learner.ranks, config.learner.cpus
+    if ranks > 1 and ranks * cpus > machine.cpus:
+        raise Refused(
+            f"learner.ranks: {ranks} of {cpus:g} CPUs each (learner.cpus), {here}; "
+            f"expected at most {int(machine.cpus / cpus)} ranks, or {int(100 * machine.cpus / ranks) / 100:g} CPUs each"
+        )
+    if config.learner.gpus and ranks > 1 and ranks > len(machine.gpus):
+        raise Refused(f"learner.ranks: {ranks} of one GPU each, this machine has {len(machine.gpus)} GPUs")
     if config.cluster.cpus and config.cluster.cpus < placement.cpus:
         raise Refused(
             f"cluster.cpus: {config.cluster.cpus}, but learner, rollout workers and judges ask for "
@@ -107,10 +115,10 @@ def _devices(config: Config, needs: Needs, machine: Machine) -> Iterator[tuple[s
     room = min((gpu.free for gpu in machine.gpus), default=0)
     host = [("cluster: learner and rollout workers need", 0, 0)]
     if config.cluster.placement == "shared":
-        n = 1 if config.rollout.gpus else workers
+        n, ranks = (1, 1) if config.rollout.gpus else (workers, config.learner.ranks)
         turns = [
-            ("the learner works", learner.held + n * rollout.asleep, learner.work),
-            ("the engines work", learner.asleep + n * rollout.held, n * rollout.work),
+            ("the learner works", ranks * learner.held + n * rollout.asleep, ranks * learner.work),
+            ("the engines work", ranks * learner.asleep + n * rollout.held, n * rollout.work),
         ]
         named = [(f"cluster.placement: while {who} both need", held, work) for who, held, work in turns]
         if config.rollout.gpus:
@@ -120,7 +128,7 @@ def _devices(config: Config, needs: Needs, machine: Machine) -> Iterator[tuple[s
             host = named
     else:
         for key, need, n, gpus in (
-            ("learner", learner, 1, config.learner.gpus),
+            ("learner", learner, config.learner.ranks, config.learner.gpus),
             ("rollout", rollout, workers, config.rollout.gpus),
         ):
             if gpus:
@@ -128,7 +136,7 @@ def _devices(config: Config, needs: Needs, machine: Machine) -> Iterator[tuple[s
             else:
                 host = [(who, held + n * need.held, work + n * need.work) for who, held, work in host]
     for who, held, work in host:
-        yield who, machine.memory, held + (1 + workers) * LIBRARIES, work
+        yield who, machine.memory, held + (config.learner.ranks + workers) * LIBRARIES, work
 
 
 def _check_vllm_share(config: Config, needs: Needs, machine: Machine) -> None:

@@ -49,6 +49,7 @@ class Training:
 
     transport   None where nothing is rolled out
     after_step  keeps the books; answers with the seconds that a checkpoint took, 0 without one
+    ranks       of the learner
     """
 
     algorithm: Algorithm
@@ -58,6 +59,7 @@ class Training:
     micro_batch_tokens: int
     steps: int
     after_step: Callable[[int, Batch, dict[str, float]], Awaitable[float]]
+    ranks: int = 1
 
 
 async def train(run: Training, start: int = 0) -> None:
@@ -76,7 +78,7 @@ async def train_step(run: Training, step: int) -> tuple[Batch, dict[str, float]]
     batch = await run.feed.take(step)
     signals, infer_s = await _infer(run, batch.samples)
     credits_, credit_metrics = run.algorithm.credit(batch.samples, signals)
-    updates = plan(credits_, run.micro_batch_tokens, run.algorithm.updates_per_step)
+    updates = plan(credits_, run.micro_batch_tokens, run.algorithm.updates_per_step, run.ranks)
     asked = time.perf_counter()
     report = await run.learner.update(updates)
     updated = time.perf_counter()
@@ -102,7 +104,7 @@ async def _infer(run: Training, samples: list[Sample]) -> tuple[list[Signals], f
     needs = run.algorithm.needs
     if not needs or not samples:
         return [Signals()] * len(samples), 0.0
-    bins, batches = for_inference(samples, run.micro_batch_tokens)
+    bins, batches = for_inference(samples, run.micro_batch_tokens, run.ranks)
     answers, seconds = await run.learner.infer(batches, needs)
     return unpack(samples, bins, answers, needs), seconds
 

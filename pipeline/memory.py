@@ -1,10 +1,9 @@
 """How much memory each process needs on its device: what it holds for certain, and an estimate of what its work takes.
 
 The learner keeps weights, gradients, AdamW's two moments and the reference in float32, whatever it computes in; a
-critic with a trunk of its own is a second model, without logits. Of the work these are the big part:
-four arrays of float32, own tokens x vocabulary (logits, log-probs, and two that entropy and gradient need; measured at
-the peak of an update: 4.0 of them, 3.5 in bfloat16). What the layers keep for the way back is counted as ten vectors of
-the hidden size and four of the MLP's per token and layer.
+critic with a trunk of its own is a second model, without logits. Many ranks hold a share of all that each. Of the work,
+what the layers keep for the way back is counted as ten vectors of the hidden size and four of the MLP's per token and
+layer; of the product with the vocabulary, three arrays of float32, a chunk of tokens x vocabulary.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage, TrainStage
 from pipeline.evaluate import WAVE
 from pipeline.tasks import TaskSets
+from workers.dealing import chunk_tokens
 
 if TYPE_CHECKING:
     from workers.models.create import ModelSizes
@@ -26,7 +26,8 @@ BYTES = {"float32": 4, "bfloat16": 2}
 LIBRARIES = 400_000_000
 # Joining rows copies the keys before the old ones are freed.
 JOINING = 1.5
-LOGITS = 4
+LOGITS = 4  # of an engine that samples
+CHUNKS = 3  # of the learner: logits, log-probs, probabilities
 # vLLM's own defaults.
 VLLM_GPU_SHARE, GIB = 0.92, 2**30
 
@@ -72,12 +73,25 @@ def needs(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], long
     algorithms = [stage.algorithm.build() for stage in train.values() if isinstance(stage, RlStage | PreferenceStage)]
     reference = any(algorithm.needs.logp_ref for algorithm in algorithms)
     critic = any(_critic(stage) for stage in train.values())
-    copy = sizes.parameters * BYTES["float32"]
-    models = 1 + critic
-    stays = models + reference + (2 * models if train and not config.learner.gpus else 0)  # on the CPU moments stay
+    learner, copy, models = config.learner, sizes.parameters * BYTES["float32"], 1 + critic
+    moves = _moving(config, sizes) * BYTES["float32"] + copy * critic if train else 0
+    weights = copy * (models + (reference and learner.lora is None))  # with adapters it is one of them
+    parts = [learner.ranks if learner.splits >= stage else 1 for stage in (1, 2, 3)]
+    # DeepSpeed learns on a copy of its own.
+    moments = (3 if learner.engine == "deepspeed" else 2) * moves // parts[0]
+    gradients, weights = moves // parts[1], weights // parts[2]
+    stays = weights + (0 if learner.gpus else moments)  # on the CPU moments stay
     work = max((_learning(config, stage, sizes, longest[name]) for name, stage in train.items()), default=0)
-    learner = Need(copy * (4 * models if train else 1) + copy * reference, copy * stays, work)
-    return Needs(learner, _rollout(config, sizes, tasks, longest), reference, critic)
+    need = Need(weights + gradients + moments, stays, work)
+    return Needs(need, _rollout(config, sizes, tasks, longest), reference, critic)
+
+
+def _moving(config: Config, sizes: ModelSizes) -> int:
+    """Numbers of the policy that learn: all, or adapters on the seven matrices of each layer."""
+    lora = config.learner.lora
+    if lora is None:
+        return sizes.parameters
+    return lora.rank * sizes.layers * (8 * sizes.hidden + 3 * (sizes.hidden + sizes.intermediate))
 
 
 def _critic(stage: TrainStage) -> bool:
@@ -96,11 +110,17 @@ def _learning(config: Config, stage: TrainStage, sizes: ModelSizes, longest: Lon
         n = stage.groups_per_step
         whole = longest.demonstration if isinstance(stage, SftStage) else longest.answers
         own = 0 if isinstance(stage, RewardModelStage) else whole - longest.prompt
-    tokens, most = min(stage.learner.micro_batch_tokens, n * whole), BYTES[config.learner.dtype]
-    logits = min(tokens, n * max(own, 1)) * sizes.vocabulary * LOGITS * BYTES["float32"]
-    layers = tokens * sizes.layers * (10 * sizes.hidden + 4 * sizes.intermediate) * most
+    ranks, most = config.learner.ranks, BYTES[config.learner.dtype]
+    tokens = min(stage.learner.micro_batch_tokens, -(-n * whole // ranks))
+    chunk = min(tokens, -(-n * own // ranks), chunk_tokens(sizes.vocabulary))
+    logits = chunk * sizes.vocabulary * CHUNKS * BYTES["float32"]
+    kept = sizes.hidden if config.learner.gradient_checkpointing else 10 * sizes.hidden + 4 * sizes.intermediate
+    layers = tokens * sizes.layers * kept * most
     cast = sizes.parameters * most if config.learner.dtype != "float32" else 0
-    return logits + (layers + cast) * (1 + _critic(stage))
+    # Where weights are spread, what computes is whole: a layer and the next one, the vocabulary on both ends.
+    spread = ranks > 1 and config.learner.splits == 3
+    gathered = 2 * sizes.parameters // sizes.layers + 2 * sizes.vocabulary * sizes.hidden if spread else 0
+    return logits + (layers + cast + gathered * BYTES["float32"]) * (1 + _critic(stage))
 
 
 def _rollout(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], longest: Mapping[str, Longest]) -> Need:

@@ -11,21 +11,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from rewards.errors import RunFailed
+from workers.dealing import cost, deal
 from workers.types import Credit, MicroBatch, Needs, Plan, Sample, Signals, Update
 
 EMPTY = np.zeros(0, np.float32)
 
 
-def plan(credits_: Sequence[Credit], micro_batch_tokens: int, updates: int = 1) -> Plan:
-    """Split the samples into `updates` optimizer updates, and each into micro-batches.
+def plan(credits_: Sequence[Credit], micro_batch_tokens: int, updates: int = 1, ranks: int = 1) -> Plan:
+    """Split the samples into `updates` optimizer updates, each over `ranks`, and those into micro-batches.
 
-    Samples go to updates in their order, so a group stays together as far as possible; a bundle always does.
+    Samples go to updates in their order, so a group stays together as far as possible; a bundle always does. Ranks get
+    what costs them the same time.
     """
     if not credits_:
         return Plan(())
     whole = bundles(credits_)
     chunks = [chunk for chunk in np.array_split(np.arange(len(whole)), updates) if len(chunk)]
-    return Plan(tuple(_update([whole[i] for i in chunk], micro_batch_tokens) for chunk in chunks))
+    return Plan(tuple(_update([whole[i] for i in chunk], micro_batch_tokens, ranks) for chunk in chunks))
 
 
 def bundles(credits_: Sequence[Credit]) -> list[list[Credit]]:
@@ -36,10 +38,15 @@ def bundles(credits_: Sequence[Credit]) -> list[list[Credit]]:
     return list(out.values())
 
 
-def _update(whole: list[list[Credit]], micro_batch_tokens: int) -> Update:
+def _update(whole: list[list[Credit]], micro_batch_tokens: int, ranks: int) -> Update:
+    hands = deal([cost(len(c.sample.ids) for c in bundle) for bundle in whole], ranks)
+    shards = tuple(_packed([whole[i] for i in hand], micro_batch_tokens) for hand in hands)
+    return Update(shards, sum(c.mass for bundle in whole for c in bundle))
+
+
+def _packed(whole: list[list[Credit]], micro_batch_tokens: int) -> tuple[MicroBatch, ...]:
     bins = fill([sum(len(c.sample.ids) for c in bundle) for bundle in whole], micro_batch_tokens)
-    batches = tuple(micro_batch([c for i in b for c in whole[i]]) for b in bins)
-    return Update((batches,), sum(c.mass for bundle in whole for c in bundle))
+    return tuple(micro_batch([c for i in b for c in whole[i]]) for b in bins)
 
 
 def fill(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -95,10 +102,16 @@ def micro_batch(credits_: Sequence[Credit]) -> MicroBatch:
     )
 
 
-def for_inference(samples: Sequence[Sample], micro_batch_tokens: int) -> tuple[list[list[int]], list[MicroBatch]]:
-    """Micro-batches that carry no credit, and which samples each holds."""
+def for_inference(
+    samples: Sequence[Sample], micro_batch_tokens: int, ranks: int = 1
+) -> tuple[list[list[int]], list[MicroBatch]]:
+    """Micro-batches that carry no credit, and which samples each holds; as many as there are ranks, where there are
+    samples enough."""
     bare = [Credit(s, Signals(), EMPTY, EMPTY, 0.0) for s in samples]
-    bins = fill([len(s.ids) for s in samples], micro_batch_tokens)
+    lengths = [len(s.ids) for s in samples]
+    bins: list[list[int]] = []
+    for hand in deal([cost([n]) for n in lengths], ranks):
+        bins += [[hand[i] for i in b] for b in fill([lengths[i] for i in hand], micro_batch_tokens)]
     return bins, [micro_batch([bare[i] for i in b]) for b in bins]
 
 

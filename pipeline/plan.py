@@ -60,7 +60,7 @@ def _placement(checked: Checked) -> RenderableType:
     train = [stage for stage in config.stages.values() if isinstance(stage, TrainStage)]
     tokens = max((stage.learner.micro_batch_tokens for stage in train), default=0)
     for role, section, n, need, at_once in (
-        ("learner", config.learner, 1, needs.learner, f"{tokens:,} tokens" if train else ""),
+        ("learner", config.learner, config.learner.ranks, needs.learner, f"{tokens:,} tokens" if train else ""),
         ("rollout", config.rollout, config.rollout.workers, needs.rollout, f"{config.rollout.max_rows:,} sequences"),
     ):
         numbers = f"{n}", f"{section.cpus:g}", f"{section.gpus}", size(need.held), size(need.work)

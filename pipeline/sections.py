@@ -18,7 +18,7 @@ from rewards.catalog import COMBINERS, SHAPERS, SOURCES
 from rewards.errors import nearest
 from rewards.noise import NOISES
 from rewards.panel import OnFailure
-from workers.models import ModelInit
+from workers.models import Lora, ModelInit
 
 Count = Annotated[int, Gt(0)]
 Gpus = Annotated[int, Ge(0)]
@@ -34,9 +34,10 @@ def one_of(table: Mapping[str, type]) -> Any:
 
 
 if TYPE_CHECKING:  # made from the plug-ins' dataclasses when this is imported; to a type checker they are anything
-    ModelInitKnobs = AlgorithmKnobs = Data = NoiseKnobs = Any
+    ModelInitKnobs = AlgorithmKnobs = Data = NoiseKnobs = LoraKnobs = Any
 else:
     ModelInitKnobs = knobs_from(ModelInit)
+    LoraKnobs = knobs_from(Lora)
     AlgorithmKnobs = one_of(ALGORITHMS)
     Data = one_of(DATA)
     NoiseKnobs = one_of(NOISES)
@@ -155,14 +156,29 @@ class Optimizer(Knobs):
 
 
 class Learner(Optimizer, Seats):
-    """The learner's process and how it learns."""
+    """The learner's processes and how they learn."""
 
-    engine: Literal["torch"] = "torch"
-    """What computes gradients."""
+    engine: Literal["torch", "deepspeed"] = "torch"
+    """What computes gradients: torch (one process, or FSDP2 over many) or DeepSpeed (ZeRO)."""
+    ranks: Count = 1
+    """Processes among which weights, gradients and samples are split."""
     gpus: Gpus = 0
-    """GPUs of the learner; 0: it learns on the CPU."""
+    """GPUs of each; 0: it learns on the CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the weights."""
+    """Number format that it computes in and publishes; what it learns is kept in float32."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's inputs alone, and compute the rest once more on the way back: less memory, more work."""
+    lora: LoraKnobs | None = None
+    """Adapters that learn in the policy's place; default: all weights learn."""
+    zero_stage: Annotated[int, Ge(0), Le(3)] | None = None
+    """DeepSpeed's: what is split over the ranks, moments (1), gradients too (2), weights too (3); default: 2."""
+    offload: bool = False
+    """DeepSpeed's: AdamW's moments, and its work, on the host."""
+
+    @property
+    def splits(self) -> int:
+        """What is split over the ranks, as `zero_stage` counts; FSDP2 splits all of it."""
+        return 3 if self.engine == "torch" else 2 if self.zero_stage is None else self.zero_stage
 
 
 class SeatKnobs(PlugKnobs):

@@ -200,7 +200,8 @@ async def _train_offline(
 ) -> dict[str, Any]:
     after = partial(recorder.step, name, None, None)
     tokens = stage.learner.micro_batch_tokens
-    await train(Training(algorithm, feed, hands.learner, None, tokens, stage.steps, after), start)
+    ranks = hands.config.learner.ranks
+    await train(Training(algorithm, feed, hands.learner, None, tokens, stage.steps, after, ranks), start)
     return {"steps": stage.steps, "loss": recorder.last.get("learner/loss")}
 
 
@@ -237,7 +238,14 @@ async def _rl(
     if isinstance(algorithm, Ppo) and algorithm.kl_control.target is not None:
         algorithm = Controlled(algorithm, recorder.memory)
     training = Training(
-        algorithm, feed, hands.learner, hands.transport, stage.learner.micro_batch_tokens, stage.steps, after
+        algorithm,
+        feed,
+        hands.learner,
+        hands.transport,
+        stage.learner.micro_batch_tokens,
+        stage.steps,
+        after,
+        hands.config.learner.ranks,
     )
     feed.start()
     try:

@@ -2,6 +2,7 @@
 
     split    every process has a bundle of its own: learner | rollout-0 | rollout-1 | judge-0 ...
     shared   learner and rollout-0 take turns on the devices of one bundle: learner, rollout-0 | rollout-1 | judge-0 ...
+             (of a learner of many ranks, learner-1 and rollout-1 do as well, and so on)
 
 A process may use all CPUs and GPUs it asks for. Those that take turns count for half each with Ray, so that both fit
 into a bundle as large as the larger of them; half a GPU twice in a bundle of one GPU is the same GPU. A run gets
@@ -111,10 +112,13 @@ class Placement:
         return int(sum(bundle["GPU"] for bundle in self.resources))
 
 
-def arrange(learner: Ask, rollouts: Sequence[Ask], judges: Sequence[Ask], shared: bool) -> Placement:
-    """The run's processes in bundles."""
-    first = [(learner, rollouts[0])] if shared else [(learner,), (rollouts[0],)]
-    return Placement((*first, *((ask,) for ask in (*rollouts[1:], *judges))))
+def arrange(learner: Sequence[Ask], rollouts: Sequence[Ask], judges: Sequence[Ask], shared: bool) -> Placement:
+    """The run's processes in bundles. Shared: each learner rank with a rollout worker, as far as both go."""
+    if not shared:
+        return Placement(tuple((ask,) for ask in (*learner, *rollouts, *judges)))
+    pairs = tuple(zip(learner, rollouts, strict=False))
+    rest = (*learner[len(pairs) :], *rollouts[len(pairs) :], *judges)
+    return Placement((*pairs, *((ask,) for ask in rest)))
 
 
 class Reserved:

@@ -85,6 +85,16 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
+def node_address() -> str:
+    """Where the other nodes of the cluster reach this one."""
+    return ray.util.get_node_ip_address()
+
+
+def shared(value: Any) -> Any:
+    """A reference to the value in shared memory, to hand to many workers as an argument."""
+    return ray.put(value)
+
+
 async def reserve(
     role: str, bundles: Sequence[Mapping[str, float]], spread: bool, timeout_s: float | None
 ) -> list[Bundle]:

@@ -35,9 +35,9 @@ def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path):
     run_dir = tmp_path / "run"
     kill_at(["run", write_config(tmp_path), "--run-dir", run_dir], run_dir, "rl", 5)
     newest = max(path for path in (run_dir / "checkpoints").iterdir() if path.name.isdigit())
-    data = bytearray((newest / "learner.pt").read_bytes())
+    data = bytearray((newest / "learner.safetensors").read_bytes())
     data[len(data) // 2] ^= 1
-    (newest / "learner.pt").write_bytes(bytes(data))
+    (newest / "learner.safetensors").write_bytes(bytes(data))
     resumed = assay("resume", run_dir)
     assert resumed.returncode == 0, resumed.stderr
     events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]

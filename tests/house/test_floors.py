@@ -27,6 +27,7 @@ ADDRESSES = {
     "tokenizers": ["workers/models/tokenizers.py"],
     "safetensors": ["workers/models/"],
     "pebble": ["workers/judging/toolbox.py"],
+    "peft": ["workers/learner/lora.py"],
     "httpx": ["workers/judging/http.py"],
     "tenacity": ["workers/judging/http.py"],
     "rank_bm25": ["workers/judging/search.py"],

@@ -118,7 +118,7 @@ SHARED = {"cluster": {"placement": "shared"}}
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"learner": {"gpus": 2}}, r"learner\.gpus: 2, expected 0 or 1: the torch engine runs on one device"),
+        ({"learner": {"gpus": 2}}, r"learner\.gpus: 2, expected 0 or 1 for each of learner\.ranks"),
         ({"rollout": {"gpus": 2}}, r"rollout\.gpus: 2, expected 0 or 1"),
         ({"rollout": {"gpus": 1}} | SHARED, r"cluster\.placement: shared with learner\.gpus 0 and rollout\.gpus 1"),
         (
@@ -139,3 +139,33 @@ def test_who_takes_turns_cannot_run_ahead():
     data["stages"]["rl"]["max_staleness"] = 1
     with pytest.raises(Refused, match=r"stages\.rl\.max_staleness: 1 with cluster\.placement: shared, .* expected 0"):
         parse_config(data, "tiny.yaml")
+
+
+ZERO = {"engine": "deepspeed"}
+SHARES = {"kind": "ppo", "group_size": 4, "critic": {"trunk": "shared"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"learner": {"zero_stage": 1}}, r"learner\.zero_stage: is DeepSpeed's, expected none or .*engine: deepspeed"),
+        ({"learner": {"offload": True}}, r"learner\.offload: is DeepSpeed's"),
+        ({"learner": ZERO | {"zero_stage": 4}}, r"learner\.zero_stage: expected a number of at most 3, found 4"),
+        ({"learner": ZERO | {"zero_stage": 0, "offload": True}}, r"learner\.offload: zero_stage 0 .* stage 1, 2 or 3"),
+        ({"learner": {"engine": "deepsped"}}, r"learner\.engine: found 'deepsped'; did you mean 'deepspeed'\?"),
+        ({"learner": {"lora": {"rang": 4}}}, r"learner\.lora: unknown key 'rang'; did you mean 'rank'\?"),
+        ({"learner": {"lora": {"rank": 0}}}, r"learner\.lora\.rank: expected a number above 0, found 0"),
+        (
+            {"learner": ZERO | {"gpus": 1}, "rollout": {"gpus": 1}} | SHARED,
+            r"learner\.offload: false with cluster\.placement: shared",
+        ),
+        (
+            {"learner": ZERO, "stages": {"rl": {"kind": "rl", "steps": 1, "groups_per_step": 4, "algorithm": SHARES}}},
+            r"stages\.rl\.algorithm\.critic\.trunk: shared with learner\.engine: deepspeed",
+        ),
+    ],
+)
+def test_what_a_learner_engine_excludes(changes, line):
+    data = yaml.safe_load(TINY)
+    with pytest.raises(Refused, match=line):
+        parse_config({**data, **{key: data.get(key, {}) | value for key, value in changes.items()}}, "tiny.yaml")

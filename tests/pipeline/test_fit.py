@@ -141,3 +141,21 @@ def test_samples_fit_into_a_micro_batch():
         Refused, match=r"stages\.warm_start\.learner.* prompt and demonstration have \d+ tokens together"
     ):
         check(config(learner={"micro_batch_tokens": 5}))
+
+
+def test_ranks_have_cpus_and_gpus_of_their_own():
+    line = r"learner\.ranks: 4 of 1 CPUs each .* 2 CPUs; expected at most 2 ranks, or 0\.5 CPUs each"
+    with pytest.raises(Refused, match=line):
+        fit(LAPTOP, learner={"ranks": 4})
+    assert fit(LAPTOP, learner={"ranks": 4, "cpus": 0.5}) == []
+    with pytest.raises(Refused, match=r"learner\.ranks: 2 of one GPU each, this machine has 1 GPUs"):
+        fit(gpus(80), learner={"ranks": 2, "gpus": 1})
+
+
+def test_every_rank_has_something_to_learn_from():
+    """TINY's rl stage: 4 groups of 4."""
+    many = {"ranks": 17, "cpus": 0.01}
+    line = r"stages\.warm_start\.groups_per_step: 16 makes 16 samples .* over learner\.ranks 17; .* at most 16 ranks"
+    with pytest.raises(Refused, match=line):
+        check(config(learner=many))
+    check(config(learner=many | {"ranks": 16}))

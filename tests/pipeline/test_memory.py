@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -34,14 +35,20 @@ def test_the_learner_by_hand(tasks):
     """16 demonstrations of 15 tokens, 5 of them its own; 16 samples of 10 + 12, 12 of them its own: 352 tokens."""
     learner = found(tasks).learner
     assert (learner.held, learner.asleep) == (5 * 4000, 4 * 4000)  # on the CPU only the gradients go
-    assert learner.work == 16 * 12 * 50 * 4 * 4 + 352 * 2 * (10 * 8 + 4 * 16) * 4
+    assert learner.work == 16 * 12 * 50 * 3 * 4 + 352 * 2 * (10 * 8 + 4 * 16) * 4
     on_gpu = found(tasks, learner={"gpus": 1}).learner
     assert (on_gpu.held, on_gpu.asleep) == (5 * 4000, 2 * 4000)  # weights and reference stay
     small = found(tasks, learner={"micro_batch_tokens": 100}).learner
-    assert small.work == 100 * 50 * 4 * 4 + 100 * 2 * (10 * 8 + 4 * 16) * 4
+    assert small.work == 100 * 50 * 3 * 4 + 100 * 2 * (10 * 8 + 4 * 16) * 4
     halves = found(tasks, learner={"dtype": "bfloat16"}).learner
     assert halves.held == learner.held  # what is learned is kept in float32
-    assert halves.work == 16 * 12 * 50 * 4 * 4 + 352 * 2 * (10 * 8 + 4 * 16) * 2 + 2000
+    half = found(tasks, learner={"ranks": 2}).learner
+    assert (half.held, half.asleep) == (5 * 2000, 4 * 2000)
+    gathered = 1000 + 2 * 50 * 8  # a layer and the next, the vocabulary on both ends
+    assert half.work == 8 * 12 * 50 * 3 * 4 + 176 * 2 * (10 * 8 + 4 * 16) * 4 + gathered * 4
+    large = found(tasks, replace(SIZES, vocabulary=200_000)).learner
+    assert large.work == 192 * 200_000 * 3 * 4 + 352 * 2 * (10 * 8 + 4 * 16) * 4
+    assert halves.work == 16 * 12 * 50 * 3 * 4 + 352 * 2 * (10 * 8 + 4 * 16) * 2 + 2000
 
 
 def test_a_critic_by_hand(tasks):
@@ -55,7 +62,7 @@ def test_a_critic_by_hand(tasks):
     layers = 352 * 2 * (10 * 8 + 4 * 16) * 4
     assert (learner("separate").held, learner("separate").asleep) == (9 * 4000, 7 * 4000)
     assert learner("separate", learner={"gpus": 1}).asleep == 3 * 4000
-    assert learner("separate").work == 16 * 12 * 50 * 4 * 4 + 2 * layers
+    assert learner("separate").work == 16 * 12 * 50 * 3 * 4 + 2 * layers
     assert learner("shared") == found(tasks).learner
 
 
@@ -81,8 +88,9 @@ UPDATE = """
 import sys, threading, time
 import numpy as np, psutil, torch
 from pipeline.algorithms import Sft
-from pipeline.memory import LOGITS
+from pipeline.memory import CHUNKS
 from pipeline.packing import plan
+from workers.dealing import chunk_tokens
 from workers.learner.engine_torch import TorchLearner
 from workers.models.create import ModelInit, create
 from workers.types import Credit, Optimization, Sample, Signals
@@ -113,7 +121,7 @@ thread.start()
 learner.update(work)
 done = True
 thread.join()
-logits = (T - S) * V * LOGITS * 4
+logits = chunk_tokens(V) * V * CHUNKS * 4
 print((peak - before) / (logits + T * 2 * (10 * 64 + 4 * 128) * 4))
 """
 

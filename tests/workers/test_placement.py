@@ -13,7 +13,7 @@ import pytest
 from workers.placement import Ask, arrange, reserved
 from workers.ray_actors import Stalled, call, kill, ready, start_actor
 
-LEARNER, ROLLOUTS = Ask("learner", 2, 1), [Ask("rollout-0", 1.5, 1), Ask("rollout-1", 1.5, 1)]
+LEARNER, ROLLOUTS = [Ask("learner", 2, 1)], [Ask("rollout-0", 1.5, 1), Ask("rollout-1", 1.5, 1)]
 JUDGES = [Ask("judge-0", 0.5)]
 
 
@@ -49,6 +49,19 @@ def test_each_role_is_reserved_together_and_a_spare_process_alone():
     assert arrange(LEARNER, rollouts, JUDGES, shared=True).groups == [[0], [1], [2], [3], [4]]
 
 
+def test_many_ranks_take_turns_with_as_many_rollout_workers():
+    ranks = [Ask(f"learner-{i}", 1) for i in range(3)]
+
+    def names(ranks, rollouts, shared):
+        bundles = arrange(ranks, rollouts, JUDGES, shared).bundles
+        return [" ".join(ask.name for ask in asks) for asks in bundles]
+
+    pairs = ["learner-0 rollout-0", "learner-1 rollout-1"]
+    assert names(ranks, ROLLOUTS, True) == [*pairs, "learner-2", "judge-0"]
+    assert names(ranks[:1], ROLLOUTS, True) == [pairs[0], "rollout-1", "judge-0"]
+    assert names(ranks[:2], ROLLOUTS, False) == ["learner-0", "learner-1", "rollout-0", "rollout-1", "judge-0"]
+
+
 class Worker:
     def where(self):
         return os.environ["OMP_NUM_THREADS"]
@@ -59,7 +72,7 @@ def test_processes_that_take_turns_fit_where_one_of_them_does(ray_cluster):
     learner, rollout = Ask("learner", 3), Ask("rollout-0", 3)
 
     async def scenario():
-        seats = await reserved(arrange(learner, [rollout], [Ask("judge-0", 0.5)], shared=True), 20)
+        seats = await reserved(arrange([learner], [rollout], [Ask("judge-0", 0.5)], shared=True), 20)
         try:
             actors = [seats.start(Worker, name=ask.name, cpus=ask.cpus) for ask in (learner, rollout)]
             for actor in actors:
@@ -72,7 +85,7 @@ def test_processes_that_take_turns_fit_where_one_of_them_does(ray_cluster):
         finally:
             seats.release()
         with pytest.raises(Stalled, match=r"no room .* asks for 3 CPU; there are 4 CPU .* and 0 GPU"):
-            await reserved(arrange(learner, [rollout], [], shared=False), 0.5)
+            await reserved(arrange([learner], [rollout], [], shared=False), 0.5)
 
     asyncio.run(scenario())
 
@@ -87,9 +100,9 @@ class Worker:
         return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 async def main(shared):
-    asks = Ask("learner", 0.5, 1), [Ask("rollout-0", 0.5, 1)]
+    asks = [Ask("learner", 0.5, 1)], [Ask("rollout-0", 0.5, 1)]
     seats = await reserved(arrange(*asks, [], shared), 20)
-    actors = [seats.start(Worker, name=ask.name, cpus=ask.cpus) for ask in (asks[0], *asks[1])]
+    actors = [seats.start(Worker, name=ask.name, cpus=ask.cpus) for ask in (*asks[0], *asks[1])]
     found = [await call(actor, "gpus", timeout_s=60) for actor in actors]
     seats.release()
     return found

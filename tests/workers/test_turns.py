@@ -63,8 +63,8 @@ class DiaryLearner(TorchLearner):
         super().__init__(path)
         self.diary = Diary(folder, "learner")
 
-    def update(self, plan, rank=0):
-        return self.diary.entry("update", lambda: super(DiaryLearner, self).update(plan, rank))
+    def update(self, plan):
+        return self.diary.entry("update", lambda: super(DiaryLearner, self).update(plan))
 
     def sleep(self):
         self.diary.entry("sleep", super().sleep)

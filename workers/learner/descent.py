@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 
+from workers.learner.sharding import put, whole
 from workers.types import Optimization
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names for them
+
+
+class Saved(Protocol):
+    """Tensors by name, read when they are asked for."""
+
+    def __contains__(self, name: object) -> bool: ...
+    def __getitem__(self, name: str) -> Tensor: ...
 
 
 def learning_rate_factor(spec: Optimization, done: int) -> float:
@@ -23,29 +35,33 @@ def learning_rate_factor(spec: Optimization, done: int) -> float:
     return left if spec.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
 
+def adamw(model: nn.Module, spec: Optimization) -> torch.optim.AdamW:
+    """Over what of the model moves; weight decay on matrices only."""
+    moving = [p for p in model.parameters() if p.requires_grad]
+    groups = [([p for p in moving if p.ndim >= 2], spec.weight_decay), ([p for p in moving if p.ndim < 2], 0.0)]
+    return torch.optim.AdamW(
+        [{"params": params, "weight_decay": decay} for params, decay in groups if params],
+        lr=spec.lr,
+        betas=spec.betas,
+        fused=True,
+    )
+
+
 class Descent:
     """One model's AdamW. The model begins to move at the stage's update number `first`, and so does its schedule."""
 
     def __init__(self, model: nn.Module, spec: Optimization, first: int = 0):
         self.model, self.first = model, first
         self.spec = replace(spec, updates=spec.updates - first)
-        matrices = [p for p in model.parameters() if p.ndim >= 2]
-        others = [p for p in model.parameters() if p.ndim < 2]
-        groups = [(matrices, spec.weight_decay), (others, 0.0)]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": params, "weight_decay": decay} for params, decay in groups],
-            lr=spec.lr,
-            betas=spec.betas,
-            fused=True,
-        )
+        self.optimizer = adamw(model, spec)
 
     def zero(self) -> None:
         """Drop the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def clip(self) -> Tensor:
-        """Clip the gradient; its norm before that."""
-        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.clip_grad_norm, foreach=True)
+        """Clip the gradient; its norm before that, over all ranks."""
+        return whole(clip_grad_norm_(self.model.parameters(), self.spec.clip_grad_norm, foreach=True))
 
     def step(self, done: int) -> float:
         """Take update number `done` of the stage; the rate it was taken at."""
@@ -60,11 +76,19 @@ class Descent:
         for moments in self.optimizer.state.values():
             moments.update({name: x.to(device) for name, x in moments.items() if isinstance(x, Tensor)})
 
-    def state(self) -> dict[str, Any]:
-        """Weights and moments: tensors and plain values."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+    def moments(self) -> Iterator[tuple[str, Tensor]]:
+        """What AdamW remembers, by parameter: (name, whole tensor). All ranks go through them together."""
+        for name, parameter in self.model.named_parameters():
+            for key, moment in self.optimizer.state.get(parameter, {}).items():
+                yield f"{key}.{name}", whole(moment)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+    def restore(self, saved: Saved) -> None:
+        """Take up what `moments` gave; nothing, where there were none."""
+        for name, parameter in self.model.named_parameters():
+            if f"{MOMENTS[0]}.{name}" not in saved:
+                continue
+            state = self.optimizer.state[parameter]
+            for key in MOMENTS:
+                state[key] = torch.zeros_like(parameter)
+                put(state[key], saved[f"{key}.{name}"])
+            state["step"] = saved[f"step.{name}"].to(parameter.device)

@@ -1,9 +1,8 @@
-"""The torch learner: one process, AdamW. It runs any loss it is handed and knows none by name."""
+"""The torch learner: one process, or many ranks by FSDP2. It runs any loss it is handed and knows none by name."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +12,81 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rewards.errors import RunFailed
+from workers.dealing import cost, deal
 from workers.learner.critic import ScalarLearner
 from workers.learner.descent import Descent
 from workers.learner.forward import to_torch, token_logprobs
+from workers.learner.holder import Holder
 from workers.learner.means import Mean, add_means
-from workers.models.attention import adopt
-from workers.models.load import DTYPES, load_model, load_tokenizer, save_model
+from workers.learner.state import restore_learner, save_learner
+from workers.models import Lora
+from workers.models.load import DTYPES, save_model
 from workers.ports import LossFn
 from workers.types import MicroBatch, Needs, Optimization, Plan, Published, Scalar, StepReport, Update
-from workers.weights.proof import publishable
+from workers.weights.arrays import arrays_of
+from workers.weights.proof import probe_ids, probe_logprobs, published
 
 
-class TorchLearner:
+class TorchLearner(Holder):
     """Holds the policy, its optimizer and, where an algorithm asks for them, a frozen reference and a critic.
 
     It computes in `dtype` and publishes weights of it; what it learns is kept in float32, for a bfloat16 weight would
-    round every step of a usual learning rate away.
+    round every step of a usual learning rate away. Where this process was joined with others (`workers.learner.ranks`)
+    all of it is spread over them, and every method is called on all of them at the same time.
+
+    With `gradient_checkpointing` a layer keeps its inputs alone and computes the rest once more on the way back. With
+    `lora` adapters learn in the policy's place.
     """
 
-    def __init__(self, model_path: str, dtype: str = "float32", device: str = "cpu"):
-        self.dtype, self.device = DTYPES[dtype], torch.device(device)
-        self.tokenizer = load_tokenizer(model_path)
+    def __init__(
+        self,
+        model_path: str,
+        dtype: str = "float32",
+        device: str = "cpu",
+        gradient_checkpointing: bool = False,
+        lora: Lora | None = None,
+    ):
+        super().__init__(model_path, torch.device(device), gradient_checkpointing, lora)
+        self.dtype = DTYPES[dtype]
         self.version = 0
         self.losses: tuple[LossFn, ...] = ()
         self.done = 0
         self.reference: PreTrainedModel | None = None
         self.scalar: ScalarLearner | None = None
         self.moving: dict[str, Descent] = {}
-        self._take(model_path)
-
-    def _take(self, model_path: str) -> None:
-        # eval mode throughout: dropout would make the learner's log-probs differ from the rollout's.
-        self.policy = adopt(load_model(model_path, "float32", self.device)).eval().requires_grad_(True)
 
     def begin(
         self, optimization: Optimization, losses: Sequence[LossFn], keep_reference: bool, scalar: Scalar | None = None
     ) -> None:
         """See `Learner.begin`."""
         self.spec, self.losses, self.done = optimization, tuple(losses), 0
-        self.scalar, self.moving = None, {}  # the stage before's make room first
-        self.reference = copy.deepcopy(self.policy).requires_grad_(False) if keep_reference else None
+        self.reference, self.scalar, self.moving = None, None, {}  # the stage before's make room first
+        self.reference = self.frozen() if keep_reference else None
+        if scalar:
+            self.scalar = ScalarLearner(scalar, self, optimization)
         # What moves, by the name of its metrics; where the stage has no losses of a policy, the policy does not.
         if losses:
-            self.moving["learner"] = Descent(self.policy, optimization, scalar.warmup if scalar else 0)
-        if scalar:
-            self.scalar = ScalarLearner(scalar, self.policy, self.tokenizer, optimization, self.dtype)
+            self.moving["learner"] = self.descent(self.policy, optimization, scalar.warmup if scalar else 0)
+        if self.scalar:
             self.moving["critic" if losses else "learner"] = self.scalar.descent
 
     @torch.no_grad()
-    def infer(self, batches: Sequence[MicroBatch], needs: Needs) -> list[dict[str, np.ndarray]]:
-        """See `Learner.infer`."""
+    def infer(self, batches: Sequence[MicroBatch], needs: Needs) -> list[dict[str, np.ndarray] | None]:
+        """See `Learner.infer`; of many ranks each answers for its share of the batches, and None for the others."""
         if needs.logp_ref and self.reference is None:
             raise RunFailed("the learner was asked for a reference's log-probs, but keeps none in this stage")
         if needs.critic and self.scalar is None:
             raise RunFailed("the learner was asked for a critic's values, but keeps none in this stage")
-        return [self._infer(to_torch(batch, self.device), needs) for batch in batches]
+        hands = deal([cost(batch.lengths.tolist()) for batch in batches], self.ranks.of)
+        mine = hands[self.ranks.number]
+        out: list[dict[str, np.ndarray] | None] = [None] * len(batches)
+        for place in range(max(map(len, hands))):
+            # All ranks compute as often, for each holds a part of the weights: who is through helps with the first.
+            i = mine[place] if place < len(mine) else 0
+            found = self._infer(to_torch(batches[i], self.device), needs)
+            if place < len(mine):
+                out[i] = found
+        return out
 
     def _infer(self, tensors: MicroBatch, needs: Needs) -> dict[str, np.ndarray]:
         found: dict[str, Tensor] = {}
@@ -76,68 +95,85 @@ class TorchLearner:
             logp, _, hidden = self._logprobs(self.policy, tensors)
             found |= {"logp_old": logp} if needs.logp_old else {}
         if needs.logp_ref and self.reference is not None:
-            found["logp_ref"] = self._logprobs(self.reference, tensors)[0]
+            with self.as_reference():
+                found["logp_ref"] = self._logprobs(self.reference, tensors)[0]
         if needs.critic and self.scalar is not None:
             found["value"] = self.scalar.numbers(tensors, hidden)
         return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
     def _logprobs(self, model: PreTrainedModel, tensors: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
-        return token_logprobs(model, tensors, self.spec.temperature, self.dtype)
+        run = self.runs(model)
+        return token_logprobs(model, tensors, self.spec.temperature, self.dtype, self.plain_head, run)
 
-    def update(self, plan: Plan, rank: int = 0) -> StepReport:
+    def update(self, plan: Plan) -> StepReport:
         """See `Learner.update`. A plan without updates leaves the weights alone; the version counts all the same."""
         for descent in self.moving.values():
             descent.move_moments(self.device)
         means: list[dict[str, Mean]] = []
         gaps: list[Tensor] = []
         for number, update in enumerate(plan.updates):
-            parts, found = self._accumulate(update, rank)
+            parts, found = self._accumulate(update)
             means += [*parts, self._step()]
             # Later updates of a step move away from the rollout's policy on purpose.
             gaps += found if number == 0 else []
         self.version += 1
-        metrics = {name: mean.value for name, mean in add_means(means).items()}
-        if gaps:
+        told = self.ranks.gather((add_means(means), [gap.cpu() for gap in gaps]))
+        metrics = {name: mean.value for name, mean in add_means([means for means, _ in told]).items()}
+        if gaps := [gap for _, found in told for gap in found]:
             gap = torch.cat(gaps)
             metrics |= {"policy/logprob_gap_mean": gap.mean().item(), "policy/logprob_gap_max": gap.max().item()}
         return StepReport(self.version, metrics)
 
-    def _accumulate(self, update: Update, rank: int) -> tuple[list[dict[str, Mean]], list[Tensor]]:
+    def _accumulate(self, update: Update) -> tuple[list[dict[str, Mean]], list[Tensor]]:
         """Add up the gradients of one update; returns its metrics, and of each micro-batch the gaps f32[N] between the
         log-probs of the rollout and the learner's (none for demonstrations)."""
         for descent in self.moving.values():
             descent.zero()
-        metrics, gaps = [], []
-        for batch in update.shards[rank]:
-            total, found, gap = self._loss(to_torch(batch, self.device))
-            (total / update.denominator).backward()
-            # The mean over updates of the whole loss: each micro-batch adds its part, one of them the count.
-            found["learner/loss"] = Mean(total.item() / update.denominator, 1.0 if not metrics else 0.0)
-            metrics.append(found)
-            gaps += gap
+        # The mean over updates of the whole loss: each micro-batch adds its part, the first rank the count.
+        metrics, gaps = [{"learner/loss": Mean(0.0, float(self.ranks.number == 0))}], []
+        mine, most = update.shards[self.ranks.number], max(map(len, update.shards))
+        for place in range(most):
+            # All ranks compute as often, for each holds a part of the weights: who is through goes along for nothing.
+            idle = place >= len(mine)
+            batch = min((b for s in update.shards for b in s), key=lambda b: len(b.ids)) if idle else mine[place]
+            losses, found, gap = self._loss(to_torch(batch, self.device))
+            share = 0.0 if idle else 1.0
+            shared = {name: share * loss / update.denominator for name, loss in losses.items()}
+            self.backward(shared, place == most - 1)
+            if not idle:
+                found["learner/loss"] = Mean(sum(loss.item() for loss in losses.values()) / update.denominator, 0.0)
+                metrics.append(found)
+                gaps += gap
         return metrics, gaps
 
-    def _loss(self, tensors: MicroBatch) -> tuple[Tensor, dict[str, Mean], list[Tensor]]:
-        """The sum of all losses of a micro-batch, its metrics, and the gap to the rollout."""
-        total, hidden = torch.zeros((), device=self.device), None
+    def backward(self, losses: Mapping[str, Tensor], last: bool) -> None:
+        """Add the gradients of a micro-batch's losses, by the name of what they move; `last`: the update's last."""
+        total: Any = sum(losses.values())
+        total.backward()
+
+    def _loss(self, tensors: MicroBatch) -> tuple[dict[str, Tensor], dict[str, Mean], list[Tensor]]:
+        """The sums of a micro-batch's losses by what they move, its metrics, and the gap to the rollout."""
+        losses: dict[str, Tensor] = {}
+        hidden = None
         found: dict[str, Mean] = {}
         told: dict[str, tuple[Any, Any]] = {}
         gap: list[Tensor] = []
         if self.losses:
-            with torch.set_grad_enabled(self.done >= self.moving["learner"].first):
+            moves = self.done >= self.moving["learner"].first
+            with torch.set_grad_enabled(moves):
                 logp, entropy, hidden = self._logprobs(self.policy, tensors)
                 for loss in self.losses:
                     value, loss_metrics = loss(tensors, logp, entropy)
-                    total = total + value
+                    losses["learner"] = losses["learner"] + value if "learner" in losses else value
                     told |= loss_metrics
             found["policy/entropy"] = Mean(entropy.sum().item(), len(logp))
             gap = [(logp.detach() - tensors.logp_rollout).abs()] if tensors.logp_rollout is not None else []
         if self.scalar is not None:
             value, loss_metrics = self.scalar.loss(tensors, hidden)
-            total = total + value
+            losses["critic" if self.losses else "learner"] = value
             told |= loss_metrics
         found |= {name: Mean(_number(a), _number(b)) for name, (a, b) in told.items()}
-        return total, found, gap
+        return losses, found, gap
 
     def _step(self) -> dict[str, Mean]:
         moving = {name: descent for name, descent in self.moving.items() if self.done >= descent.first}
@@ -166,42 +202,37 @@ class TorchLearner:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def export(self) -> Published:
-        """See `publishable`; in float32 on the CPU the arrays are the weights themselves, not a copy."""
-        return publishable(self.policy, self.version, self.dtype)
+    def export(self) -> Published | None:
+        """See `published`; in float32 on the CPU, of one process, the arrays are the weights themselves, not a copy.
+        Of many ranks the first answers with them, the others help to gather them."""
+        if self.ranks.number == 0:
+            return published(self.policy, arrays_of(self.plain_tensors(), self.dtype), self.version, self.dtype)
+        for _ in self.tensors(self.policy):
+            pass
+        probe_logprobs(self.policy, probe_ids(self.policy.config.vocab_size), self.dtype)
+        return None
 
     def save(self, directory: Path) -> None:
-        """See `Learner.save`. One file, learner.pt, of tensors and plain values."""
-        state = {
-            "policy": self.policy.state_dict(),
-            "reference": self.reference.state_dict() if self.reference else None,
-            "moving": {name: descent.state() for name, descent in self.moving.items()},
-            "done": self.done,
-            "version": self.version,
-        }
-        torch.save(state, directory / "learner.pt")
+        """See `Learner.save`, and `workers.learner.state` for the files."""
+        save_learner(self, directory)
 
     def load(self, directory: Path) -> None:
         """See `Learner.load`; `begin` was called before, where the checkpoint lies inside a stage."""
-        state = torch.load(directory / "learner.pt", map_location=self.device, weights_only=True)
-        self.policy.load_state_dict(state["policy"])
-        self.version = state["version"]
-        if self.moving:
-            self.done = state["done"]
-            for name, descent in self.moving.items():
-                descent.restore(state["moving"][name])
-            if self.reference is not None:
-                self.reference.load_state_dict(state["reference"])
+        restore_learner(self, directory)
 
     def save_model(self, directory: Path) -> None:
         """See `Learner.save_model`."""
-        learned = self.scalar.model if self.scalar and not self.losses else self.policy
-        assert isinstance(learned, PreTrainedModel)
-        save_model(learned, self.tokenizer, directory)
+        reward_model = self.scalar is not None and not self.losses
+        learned = self.scalar.in_one_piece() if self.scalar and reward_model else self.plain()
+        if self.ranks.number == 0:
+            save_model(learned, self.tokenizer, directory)
+        if not reward_model:
+            self.save_adapter(directory)
+        self.ranks.wait()
 
     def load_model(self, directory: Path) -> None:
         """See `Learner.load_model`."""
-        self._take(str(directory))
+        self.take(str(directory))
 
 
 def _number(value: Tensor | float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from workers.learner.head import drawing
 from workers.models.attention import Packed
 from workers.types import MicroBatch
 
@@ -31,26 +32,35 @@ def to_torch(batch: MicroBatch, device: torch.device) -> MicroBatch:
 
 
 def token_logprobs(
-    model: PreTrainedModel, batch: MicroBatch, temperature: float, dtype: torch.dtype
+    model: PreTrainedModel,
+    batch: MicroBatch,
+    temperature: float,
+    dtype: torch.dtype,
+    chunked: bool = True,
+    run: Any = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log pi(own token | what stands before it), f32[N] with gradient; the policy's entropy there, f32[N] without; and
-    the trunk's last states there, f[N, hidden] with gradient, for a critic that shares the trunk.
+    """log pi(own token | what stands before it) and the policy's entropy there, f32[N] each with gradient; and the
+    trunk's last states there, f[N, hidden] with gradient, for a critic that shares the trunk.
 
-    Only the rows of the logits that own tokens are drawn from are computed; prompts cost no vocabulary product.
-    The model computes in `dtype`, whatever its weights are kept in; the softmax is float32 at least.
+    Only own tokens cost a product with the vocabulary, and of its logits only a chunk stands in memory at a time;
+    all of them do, f32[N, V], where the model's head is not a plain one (`chunked` False, see `has_plain_head`).
+    The model computes in `dtype`, whatever its weights are kept in; the softmax is float32 at least. `run` is called in
+    the model's place, where something is wrapped around it.
     """
-    with torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32), _states(model) as states:
-        logits = model(
+    ids = batch.ids[batch.own]
+    drawn = drawing(model, ids, temperature) if chunked else nullcontext()
+    with torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32), _states(model) as states, drawn:
+        logits = (run or model)(
             batch.ids[None],
             position_ids=batch.position[None],
             attend=Packed(batch.lengths),
             use_cache=False,
             logits_to_keep=batch.own - 1,
         ).logits[0]
+    if chunked:
+        return logits[:, 0], logits[:, 1], states[0][0]
     logp = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).log_softmax(-1)
-    with torch.no_grad():
-        entropy = -(logp.exp() * logp).sum(-1)
-    return logp.gather(1, batch.ids[batch.own][:, None])[:, 0], entropy, states[0][0]
+    return logp.gather(1, ids[:, None])[:, 0], -(logp.exp() * logp).sum(-1), states[0][0]
 
 
 @contextmanager

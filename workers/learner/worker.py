@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workers.ports import LossFn
+from workers.ray_actors import node_address
 from workers.types import MicroBatch, Needs, Optimization, Plan, Published, Scalar, StepReport
 
 if TYPE_CHECKING:
@@ -18,17 +19,31 @@ if TYPE_CHECKING:
 
 
 class LearnerWorker:
-    """Hosts one learner engine; `make_engine` is called here, in the worker's own process."""
+    """Hosts one learner engine; `make_engine` is called in `open`, in the worker's own process."""
 
     def __init__(self, make_engine: Callable[[], TorchLearner]):
-        self.engine = make_engine()
+        self.make_engine = make_engine
+
+    def invite(self, ranks: int) -> tuple[str, int]:
+        """Of the first rank: where the others are to come to."""
+        from workers.learner.ranks import invite
+
+        return invite(node_address(), ranks)
+
+    def open(self, address: tuple[str, int] | None, number: int, of: int, cuda: bool, timeout_s: float) -> None:
+        """Meet the other ranks, where there are any, and make the engine."""
+        if address is not None:
+            from workers.learner.ranks import join
+
+            join(address, number, of, cuda, timeout_s)
+        self.engine = self.make_engine()
 
     def begin(
         self, optimization: Optimization, losses: Sequence[LossFn], keep_reference: bool, scalar: Scalar | None = None
     ) -> None:
         self.engine.begin(optimization, losses, keep_reference, scalar)
 
-    def infer(self, batches: Sequence[MicroBatch], needs: Needs) -> tuple[list[dict[str, np.ndarray]], float]:
+    def infer(self, batches: Sequence[MicroBatch], needs: Needs) -> tuple[list[dict[str, np.ndarray] | None], float]:
         start = time.perf_counter()
         return self.engine.infer(batches, needs), time.perf_counter() - start
 
@@ -37,10 +52,11 @@ class LearnerWorker:
         report = self.engine.update(plan)
         return replace(report, seconds=time.perf_counter() - start)
 
-    def export(self) -> Published:
+    def export(self) -> Published | None:
         return self.engine.export()
 
-    def version(self) -> int:
+    def version(self, *exports: None) -> int:
+        """`exports` are what the other ranks answered to an export: one that failed there fails this question too."""
         return self.engine.version
 
     def sleep(self) -> None:

@@ -34,3 +34,17 @@ class ModelInit:
     architecture: str = "qwen3"
     config: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: TokenizerInit = field(default_factory=TokenizerInit)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Adapters that learn in the policy's place.
+
+    rank     of each: numbers per row and column of its matrix
+    alpha    its weight is alpha / rank
+    targets  names of the layers that get one (q_proj ...); default: every linear one but the vocabulary's
+    """
+
+    rank: Annotated[int, Gt(0)] = 16
+    alpha: Annotated[float, Gt(0)] = 32.0
+    targets: tuple[str, ...] = ()

@@ -83,6 +83,15 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direc
         tokenizer.save_pretrained(directory)
 
 
+def save_beside(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: str | Path) -> None:
+    """All of `save_model` but the weights."""
+    with quiet():
+        model.config.save_pretrained(directory)
+        if model.generation_config is not None:
+            model.generation_config.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """No warnings and no progress bars from transformers and the hub's client inside."""

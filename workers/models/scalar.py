@@ -54,11 +54,16 @@ def on_trunk(policy: PreTrainedModel, heads: int = 1, depth: int = 1, seed: int 
     """
     config = copy.deepcopy(policy.config)
     config.num_labels, config.head_depth, config.head_seed = heads, depth, seed
-    with quiet(), torch.random.fork_rng(devices=[]):  # what transformers draws is written over
-        model: Any = _class_of(config)(config)
+    model: Any = blank(config)
     trunk: Any = policy.base_model
     model.base_model.load_state_dict(trunk.state_dict())
     return _ready(model.to(policy.device))
+
+
+def blank(config: PreTrainedConfig) -> PreTrainedModel:
+    """A scalar model of that config, on the host; its weights are anything until they are written over."""
+    with quiet(), torch.random.fork_rng(devices=[]):
+        return _class_of(config)(config)
 
 
 def load_scalar(path: str | Path, device: str | torch.device = "cpu") -> PreTrainedModel:
@@ -78,21 +83,25 @@ def load_scalar(path: str | Path, device: str | torch.device = "cpu") -> PreTrai
     return _ready(model.to(device))
 
 
-def scalars(model: PreTrainedModel, batch: MicroBatch, positions: Tensor, dtype: torch.dtype) -> Tensor:
+def scalars(
+    model: PreTrainedModel, batch: MicroBatch, positions: Tensor, dtype: torch.dtype, run: Any = None
+) -> Tensor:
     """f32[N, K]: the heads' numbers at these positions of the packed micro-batch, with gradient.
 
-    The trunk computes in `dtype`, the head in what it is kept in: eight bits are too few for a value.
+    The trunk computes in `dtype`, the head in what it is kept in: eight bits are too few for a value. `run` is called
+    in the model's place, where something is wrapped around it.
     """
     with torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32):
-        hidden = model.base_model(
-            batch.ids[None], position_ids=batch.position[None], attend=Packed(batch.lengths), use_cache=False
-        ).last_hidden_state[0]
-    return apply_head(model.get_submodule("score"), hidden[positions])
+        attend = Packed(batch.lengths)
+        return (run or model)(
+            batch.ids[None], position_ids=batch.position[None], attend=attend, use_cache=False, places=positions
+        )
 
 
 def apply_head(head: nn.Module, hidden: Tensor) -> Tensor:
     """The head outside of autocast. f[N, hidden] -> f[N, heads] in the head's own number format."""
-    return head(hidden.to(next(head.parameters()).dtype))
+    with torch.autocast(hidden.device.type, enabled=False):
+        return head(hidden.to(next(head.parameters()).dtype))
 
 
 def _ready(model: PreTrainedModel) -> PreTrainedModel:
@@ -112,6 +121,12 @@ def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
             super().__init__(config)
             depth, seed = getattr(config, "head_depth", 1), getattr(config, "head_seed", 0)
             self.score = scalar_head(config.get_text_config().hidden_size, config.num_labels, depth, seed)
+
+        def forward(self, input_ids: Any = None, places: Tensor | None = None, **kwargs: Any) -> Any:
+            if places is None:
+                return super().forward(input_ids, **kwargs)
+            hidden = self.base_model(input_ids, **kwargs).last_hidden_state[0]
+            return apply_head(self.score, hidden[places])
 
     Scalar.__name__ = Scalar.__qualname__ = base.__name__  # what transformers writes down as the architecture
     return Scalar

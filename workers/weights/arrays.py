@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -23,6 +23,11 @@ def to_arrays(model: nn.Module, dtype: torch.dtype) -> dict[str, np.ndarray]:
         seen.add(tensor.data_ptr())
         arrays[name] = bits(tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype))
     return arrays
+
+
+def arrays_of(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> dict[str, np.ndarray]:
+    """Tensors by name, floating ones as `dtype`; not copied where they are so already, on the CPU."""
+    return {name: bits(tensor.to("cpu", dtype if tensor.is_floating_point() else None)) for name, tensor in tensors}
 
 
 def bits(tensor: Tensor) -> np.ndarray:

@@ -37,7 +37,7 @@ def probe_ids(vocabulary: int) -> np.ndarray:
     return np.random.default_rng(0).integers(vocabulary, size=PROBE_TOKENS).astype(np.int32)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # a sharded model gathers its weights as it goes, which inference mode does not allow
 def probe_logprobs(decode: Decode, ids: np.ndarray, device: torch.device, dtype: torch.dtype) -> np.ndarray:
     """f32[K - 1]: what a model on `device` makes of the tokens, computing in `dtype`."""
     tokens = torch.from_numpy(ids.astype(np.int64)).to(device)
@@ -87,9 +87,14 @@ def _halves(weights: Published) -> bool:
 
 def publishable(model: nn.Module, version: int, dtype: torch.dtype) -> Published:
     """An adopted model's weights as `dtype`, with what proves them."""
-    arrays = to_arrays(model, dtype)
+    return published(model, to_arrays(model, dtype), version, dtype)
+
+
+def published(model: nn.Module, arrays: dict[str, np.ndarray], version: int, dtype: torch.dtype) -> Published:
+    """The same, where the arrays are at hand."""
     # Of the parameters alone: engines make buffers themselves.
-    total = checksum(arrays[name] for name, _ in model.named_parameters())
+    buffers = {name for name, _ in model.named_buffers()}
+    total = checksum(array for name, array in arrays.items() if name not in buffers)
     ids = probe_ids(model.config.vocab_size)  # pyright: ignore
     device = next(model.parameters()).device
     return Published(version, arrays, total, Probe(ids, probe_logprobs(Whole(model), ids, device, dtype)))

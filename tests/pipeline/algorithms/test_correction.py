@@ -159,7 +159,7 @@ def learner(tmp_path_factory):
 
 def gradient(learner, algorithm, samples, signals):
     (update,) = plan(algorithm.credit(samples, signals)[0], 40).updates
-    learner._accumulate(update, 0)
+    learner._accumulate(update)
     return torch.cat([p.grad.flatten() for p in learner.policy.parameters()])
 
 

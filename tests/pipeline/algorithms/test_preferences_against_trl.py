@@ -73,7 +73,7 @@ def ours(path, teacher, algorithm, samples):
         bins, batches = for_inference(samples, 60)
         signals = unpack(samples, bins, made.infer(batches, algorithm.needs), algorithm.needs)
     (update,) = plan(algorithm.credit(samples, signals)[0], 100).updates
-    metrics, _ = made._accumulate(update, 0)
+    metrics, _ = made._accumulate(update)
     loss = sum(m["learner/loss"].total for m in metrics)
     return loss, torch.cat([p.grad.flatten() for p in made.policy.parameters()]).double()
 
@@ -192,6 +192,6 @@ def test_bradley_terry(path, tmp_path, margin):
     samples = rows(batch, [*gaps, *[0.0] * 6], lambda i: i % 6)
     samples.sort(key=lambda s: s.group)
     (update,) = plan(algorithm.credit(samples, [Signals()] * 12)[0], 60).updates
-    metrics, _ = made._accumulate(update, 0)
+    metrics, _ = made._accumulate(update)
     found = torch.cat([p.grad.flatten() for p in made.scalar.model.parameters()]).double()
     agree((sum(m["learner/loss"].total for m in metrics), found), (loss, gradient))

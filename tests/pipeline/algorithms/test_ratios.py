@@ -117,7 +117,7 @@ def test_the_gradient_is_the_same_under_any_packing(learner, algorithm):
     gradients = []
     for micro_batch_tokens in (max(len(s.ids) for s in samples), 60, 10**6):
         (update,) = plan(algorithm.credit(samples, signals)[0], micro_batch_tokens).updates
-        learner._accumulate(update, 0)
+        learner._accumulate(update)
         gradients.append(torch.cat([p.grad.flatten() for p in learner.policy.parameters()]))
     assert gradients[0].abs().max() > 1e-4
     for gradient in gradients[1:]:

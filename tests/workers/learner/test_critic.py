@@ -83,7 +83,7 @@ def credited(made, algorithm, samples, rng=None):
 
 
 def gradients(made, update):
-    made._accumulate(update, 0)
+    made._accumulate(update)
     grads = [(p.grad for p in model.parameters()) for model in (made.policy, made.scalar.model)]
     return [torch.cat([g.flatten() for g in some]).double() for some in grads]
 
@@ -180,7 +180,7 @@ def test_a_separate_critic_leaves_the_policys_gradient_alone(path):
     with_critic = gradients(made, update)[0]
     alone = TorchLearner(path)
     alone.begin(made.spec, algorithm.losses, False)
-    alone._accumulate(update, 0)
+    alone._accumulate(update)
     assert torch.equal(torch.cat([p.grad.flatten() for p in alone.policy.parameters()]).double(), with_critic)
     one, two = made.update(plan(credits_, 120)), alone.update(plan(credits_, 120))
     assert all(torch.equal(p, q) for p, q in zip(made.policy.parameters(), alone.policy.parameters(), strict=True))

@@ -45,7 +45,7 @@ def update(algorithm, samples, tokens):
 
 
 def gradient(made, taken):
-    made._accumulate(taken.updates[0], 0)
+    made._accumulate(taken.updates[0])
     return torch.cat([p.grad.flatten() for p in made.scalar.model.parameters()]).double()
 
 

@@ -94,7 +94,7 @@ def weights(made):
 
 
 def gradient(made, update):
-    made._accumulate(update, 0)
+    made._accumulate(update)
     return torch.cat([p.grad.flatten() for p in made.policy.parameters()]).double()
 
 
@@ -125,6 +125,37 @@ def test_the_gradient_is_the_same_under_any_packing(path, usual, teacher, name, 
         assert update.denominator == pytest.approx(whole.denominator, rel=1e-12)
         assert (gradient(made, update) - expected).norm() <= tolerance * expected.norm()
     assert len(plan(credits_, longest).updates[0].shards[0]) > 3
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}], ids=str)
+def test_the_gradient_is_the_same_whatever_is_computed_twice(usual, options):
+    """Logits in chunks, layers once more on the way back, eight micro-batches: against none of it."""
+    rng, algorithm = fresh(), ALGORITHMS["token"]
+    credits_ = credited(learner(usual, algorithm), algorithm, rolled(rng, usual))
+    naive = learner(usual, algorithm)
+    naive.plain_head = False
+    expected = gradient(naive, plan(credits_, 10**6).updates[0])
+    made = TorchLearner(usual, **options)
+    made.begin(Optimization(10), algorithm.losses, False)
+    for tokens in (10**6, sum(len(c.sample.ids) for c in credits_) // 7):
+        (update,) = plan(credits_, tokens).updates
+        assert len(update.shards[0]) >= (1 if tokens == 10**6 else 7)
+        assert (gradient(made, update) - expected).norm() <= 1e-6 * expected.norm()
+
+
+def test_one_sequence_of_a_micro_batch_does_not_see_the_others(path):
+    """Another sequence changed from beginning to end: the log-probs stay as they were, bit for bit."""
+    rng = fresh()
+    made, samples = learner(path), rolled(rng, path)
+    changed = samples[3]
+    other = replace(changed, ids=np.concatenate([rng.integers(3, 20, len(changed.ids) - 1), [5]]).astype(np.int32))
+    found = []
+    for lot in (samples, [*samples[:3], other, *samples[4:]]):
+        bins, batches = for_inference(lot, 10**6)
+        found.append(unpack(lot, bins, made.infer(batches, Needs(logp_old=True)), Needs(logp_old=True)))
+    for i, (one, two) in enumerate(zip(*found, strict=True)):
+        assert (np.abs(one.logp_old - two.logp_old).max() > 1e-3) == (i == 3)
+        assert i == 3 or (one.logp_old == two.logp_old).all()
 
 
 def plain_loss(model, algorithm, samples, truth_old, truth_ref):

@@ -46,9 +46,9 @@ class StickyLearner(TorchLearner):
         while self.sticks.exists() and self.sticks.read_text() == method:
             time.sleep(0.02)
 
-    def update(self, plan, rank=0):
+    def update(self, plan):
         self._stick("update")
-        return super().update(plan, rank)
+        return super().update(plan)
 
     def export(self):
         self._stick("export")
@@ -167,7 +167,7 @@ def test_a_learner_that_gives_no_answer_is_named(world, method):
 
 
 def test_a_dead_learner_is_named_not_those_who_wait_for_its_weights(world):
-    pid = world.run(call(world.learner.actor, "__ray_call__", lambda _: os.getpid(), timeout_s=10))
+    pid = world.run(call(world.learner.actors[0], "__ray_call__", lambda _: os.getpid(), timeout_s=10))
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(Died, match=r"^learner died: "):
         world.run(world.transport.publish())
