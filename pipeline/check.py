@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.assemble import check_engine, noise_of, panel_of, panels, placement_of, tasks_of, texts_of
-from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, Rewards, SftStage
+from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, Rewards, RlStage, SftStage
 from pipeline.fit import check_lengths, check_machine, check_timeouts
 from pipeline.memory import BYTES, Longest, Needs, needs
+from pipeline.stage_kinds import judged_by
 from pipeline.tasks import TaskSets
-from rewards.errors import Refused
+from rewards.errors import Refused, nearest
 from rewards.selfcheck import selfcheck
 from rewards.types import Task
 from workers.judging.live import LiveToolbox
@@ -83,14 +84,17 @@ def _check_tasks(name: str, stage: object, tasks: TaskSets) -> None:
         raise Refused(
             f"stages.{name}.data: has no held-out tasks to evaluate on; set data.held_out or data.held_out_path"
         )
-    if isinstance(stage, SftStage):
+    if isinstance(stage, SftStage) or (isinstance(stage, RlStage) and stage.algorithm.kind == "relift"):
         bare = next((task for task in tasks.train if task.demonstration is None), None)
         if bare is not None:
             raise Refused(
                 f"stages.{name}.data: task {bare.id!r} has no demonstration to imitate; "
                 "name the column with data.columns.demonstration"
             )
-    if isinstance(stage, PreferenceStage | RewardModelStage):
+    if isinstance(stage, RewardModelStage) and stage.algorithm.kind == "process":
+        if not stage.infers:
+            _check_steps(name, tasks)
+    elif isinstance(stage, PreferenceStage | RewardModelStage):
         single = stage.algorithm.kind in ("kto", "ratings")
         poor = next((task for task in tasks.train if len(task.answers) < (1 if single else 2)), None)
         if poor is not None:
@@ -99,6 +103,27 @@ def _check_tasks(name: str, stage: object, tasks: TaskSets) -> None:
                 f"stages.{name}.data: task {poor.id!r} has no {wanted}, which {stage.algorithm.kind} needs; "
                 f"name them with data.columns.chosen and data.columns.rejected{more}"
             )
+
+    if isinstance(stage, RewardModelStage) and stage.algorithm.kind == "ratings":
+        _check_attributes(name, stage.algorithm.attributes, tasks)
+
+
+def _check_steps(name: str, tasks: TaskSets) -> None:
+    poor = next((task for task in tasks.train if not all(one.steps for one in task.answers) or not task.answers), None)
+    if poor is not None:
+        raise Refused(
+            f"stages.{name}.data: task {poor.id!r} has no answer whose steps are labelled, which process needs; name "
+            "them with data.columns.steps and data.columns.step_labels, or have them inferred with algorithm.infer"
+        )
+
+
+def _check_attributes(name: str, attributes: Sequence[str], tasks: TaskSets) -> None:
+    known = {attribute for task in tasks.train for one in task.answers for attribute in one.attributes}
+    for attribute in attributes:
+        if attribute not in known:
+            none = "no answer has any; name their columns in data.columns.rating, after the first"
+            hint = nearest(attribute, known) if known else none
+            raise Refused(f"stages.{name}.algorithm.attributes: no answer is rated by {attribute!r}; {hint}")
 
 
 def _model(config: Config, tasks: Mapping[str, TaskSets]) -> tuple[ModelSizes, Renderer]:
@@ -152,7 +177,7 @@ async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tu
     try:
         for rewards in panels(config):
             await tools.warm(panel_of(rewards))
-            sets = next(tasks[name] for name, stage in config.stages.items() if _rewards(stage) == rewards)
+            sets = next(tasks[name] for name, stage in config.stages.items() if judged_by(stage) == rewards)
             tried = [*sets.train[:TRIED], *sets.held_out[:TRIED]]
             seats = panel_of(rewards).seats
             noise_of(rewards, seats)
@@ -160,7 +185,3 @@ async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tu
     finally:
         await tools.aclose()
     return out
-
-
-def _rewards(stage: object) -> Rewards | None:
-    return getattr(stage, "rewards", None)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage
+from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, SftStage
 from pipeline.memory import LIBRARIES, VLLM_GPU_SHARE, Longest, Needs
 from pipeline.rundir import size
+from pipeline.stage_kinds import judged_by
 from rewards.errors import Refused
 from workers.placement import Machine, Placement
 
@@ -18,8 +19,8 @@ def check_timeouts(config: Config) -> None:
     """A judge must have the time that its sources have: one that is cut off before them fails its whole group."""
     limit = config.cluster.timeout_s
     for name, stage in config.stages.items():
-        if isinstance(stage, RlStage | EvaluateStage):
-            for source, seat in stage.rewards.sources.items():
+        if rewards := judged_by(stage):
+            for source, seat in rewards.sources.items():
                 may = seat.timeout_s * (1 + seat.retries)
                 if may >= limit:
                     raise Refused(

@@ -1,0 +1,149 @@
+"""Does every algorithm learn? `.venv/bin/python -m benchmarks.algorithms [RECIPE ...] [--seeds 0 1 2] [--jobs 2]`.
+
+Prints the table of `pipeline/algorithms/README.md`: for every recipe of configs/algorithms/ (all but the one on real
+data, which has a benchmark of its own) what its last stage with an accuracy found on held-out tasks, with its 95%
+Wilson interval. Controls on top: the warm start that all recipes share, as much more supervised learning from the same
+teacher (`sft`), and GRPO on rewards that know nothing.
+
+A seed's recipes are stages of one run, each from the same warm start: STAGE of RECIPE is RECIPE__STAGE there. Random
+streams go by a stage's name, so a recipe run by itself draws other numbers. What is done is kept in runs/algorithms
+and not done again while the recipe stays as it is, a run that was cut off goes on; remove that folder to measure anew
+after a change of code. Takes about an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+ASSAY = Path(sys.executable).with_name("assay")
+RECIPES = ROOT / "configs" / "algorithms"
+DONE = ROOT / "runs" / "algorithms"
+COIN = {"sources": {"coin": {"kind": "benchmarks.quickstart:coin"}}}
+WARM, CONTROL = "warm start", "sft"
+SHARED, OVERLAID = ("warm_start", "before"), ("data", "rewards", "learner", "rollout")
+
+Config = dict[str, Any]
+Results = dict[str, Any]
+
+
+def recipes() -> dict[str, Config]:
+    """Name -> config: the SFT control, GRPO on a coin's rewards, then the recipes of the folder."""
+    found = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(RECIPES.glob("*.yaml"))}
+    found = {name: config for name, config in found.items() if config["data"]["kind"] != "files"}
+    coin = copy.deepcopy(found["grpo"])
+    coin["stages"]["rl"]["rewards"] = COIN
+    return {CONTROL: found.pop(CONTROL), "grpo_on_a_coin": coin, **found}
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
+
+
+def own_stages(name: str, config: Config, base: Config) -> dict[str, Config]:
+    """What the recipe does after the warm start, as stages of a run that has the base's sections."""
+    same = {key: config["stages"][key] for key in SHARED} == {key: base["stages"][key] for key in SHARED}
+    if not same or config.keys() != base.keys() or config["model"] != base["model"]:
+        raise SystemExit(f"configs/algorithms/{name}.yaml: its model or its first stages are not the other recipes'")
+    stages = {key: copy.deepcopy(stage) for key, stage in config["stages"].items() if key not in SHARED}
+    renamed = {key: f"{name}__{key}" for key in stages}
+    for number, stage in enumerate(stages.values()):
+        for section in OVERLAID:
+            if config.get(section) != base.get(section) and not (section == "rewards" and "algorithm" not in stage):
+                stage[section] = {**config[section], **stage.get(section, {})}
+        if number == 0 or "start" in stage:
+            stage["start"] = renamed.get(stage.get("start", ""), "warm_start")
+        critic = stage.get("algorithm", {}).get("critic", {})
+        if "start" in critic:
+            critic["start"] = renamed[critic["start"]]
+    return {renamed[key]: stage for key, stage in stages.items()}
+
+
+def finish(seed: int, todo: dict[str, dict[str, Config]], base: Config) -> Results:
+    """Results by recipe, of one run through these recipes' stages; it stops where one of them fails."""
+    shared = {key: base["stages"][key] for key in SHARED}
+    stages = {name: stage for recipe in todo.values() for name, stage in recipe.items()}
+    config = {**base, "seed": seed, "stages": {**shared, **stages}, "tracking": {"mlflow": False}}
+    folder = DONE / str(seed) / digest(config)
+    given = folder.with_suffix(".yaml")
+    command = [ASSAY, "resume", folder] if (folder / "config.yaml").exists() else [ASSAY, "run", given]
+    if command[1] == "run":
+        given.parent.mkdir(parents=True, exist_ok=True)
+        given.write_text(yaml.safe_dump({**config, "checkpoints": {"every": 10**6, "keep": 1}}, sort_keys=False))
+        command += ["--run-dir", folder]
+    with folder.with_suffix(".log").open("a") as log:
+        subprocess.run(command, stdout=log, stderr=log, cwd=ROOT, check=False)
+    summary = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {}
+    if "before" not in summary.get("stages", {}):
+        raise SystemExit(f"seed {seed}: no warm start, see {folder.with_suffix('.log')}; the same command tries again")
+    done = summary["stages"]
+    results = {WARM: done["before"]}
+    for recipe, own in todo.items():
+        with_accuracy = [done[name] for name in own if "accuracy" in done.get(name, {})]
+        if all(name in done for name in own):
+            seconds = sum(done[name]["seconds"] for name in own)
+            results[recipe] = {**with_accuracy[-1], "seconds": seconds}
+        elif summary["status"] == "failed":
+            return {**results, recipe: {"error": summary["error"]}}
+    return results
+
+
+def measured(seed: int, chosen: dict[str, Config], base: Config) -> Results:
+    """Results of one seed, from earlier runs where a recipe's stages are the same."""
+    kept = DONE / str(seed) / "results.json"
+    results: Results = json.loads(kept.read_text()) if kept.exists() else {}
+    wanted = {name: own_stages(name, config, base) for name, config in chosen.items()}
+    keys = {name: digest([base["model"], base["stages"]["warm_start"], own]) for name, own in wanted.items()}
+    while todo := {name: own for name, own in wanted.items() if results.get(name, {}).get("key") != keys[name]}:
+        found = finish(seed, todo, base)
+        if not found.keys() - {WARM}:
+            raise SystemExit(f"seed {seed}: stopped; the same command goes on")
+        results |= {name: {**result, "key": keys.get(name)} for name, result in found.items()}
+        kept.write_text(json.dumps(results, indent=1))
+    return results
+
+
+def cell(result: Config) -> str:
+    if "accuracy" not in result:
+        return f"failed: {result['error']}"
+    low, high = result["interval"]
+    return f"{result['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def above(name: str, seeds: list[Results]) -> str:
+    """In how many of the seeds its interval lies above the SFT control's."""
+    both = [(one[name], one[CONTROL]["interval"][1]) for one in seeds]
+    return f"{sum(result.get('interval', [0.0])[0] > high for result, high in both)} of {len(seeds)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("recipes", nargs="*", help="default: all")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    asked = parser.parse_args()
+    found = recipes()
+    base = copy.deepcopy(found["grpo"])
+    chosen = {name: found[name] for name in found if not asked.recipes or name in (*asked.recipes, CONTROL)}
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        seeds = list(pool.map(lambda seed: measured(seed, chosen, base), asked.seeds))
+    heads = ["recipe", *(f"seed {seed}" for seed in asked.seeds), "above the SFT control"]
+    print("|", " | ".join(heads), "|\n|" + "---|" * len(heads))
+    for name in (WARM, *chosen):
+        print("|", " | ".join([name, *(cell(one[name]) for one in seeds), above(name, seeds)]), "|")
+
+
+if __name__ == "__main__":
+    main()
