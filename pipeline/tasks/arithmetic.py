@@ -116,6 +116,18 @@ def scratchpad(operation: str, a: int, b: int, kept: tuple[bool, ...] | None = N
     return ",".join(steps) + "." + (answer[::-1] if backwards else answer)
 
 
+def steps_right(completions: list[str], prompts: list[str], **columns: object) -> list[float]:
+    """A reward function: the share of the scratchpad's equations that stand there as they should, the answer aside."""
+    return [_steps_right(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
+
+
+def _steps_right(prompt: str, text: str) -> float:
+    operation = "+" if "+" in prompt else "-"
+    a, b = map(int, prompt.rstrip("=").split(operation))
+    right, written = (STEPS.texts(one) for one in (scratchpad(operation, a, b), text))
+    return sum(x == y for x, y in zip(right[:-1], written, strict=False)) / (len(right) - 1)
+
+
 def _pair(operation: str, a: int, b: int, written: str) -> tuple[Rated, Rated]:
     """The right scratchpad and a wrong one: the teacher's, else with every carry forgotten, else with ten too much."""
     right = scratchpad(operation, a, b)

@@ -1,4 +1,4 @@
-"""Process reward models: labels by hand and by the papers' formulas, the loss against torch's and TRL's, what is asked."""
+"""Process reward models: labels by hand and by the papers' formulas, the loss against torch's and TRL's."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_loss_is_torchs_at_the_steps_ends_and_nothing_elsewhere(loss, soft):
 
 
 def test_it_is_trls_two_classes_with_one_number():
-    """PRMTrainer trains a token classifier of two labels: cross-entropy of its logits (l_0, l_1) where a label stands."""
+    """PRMTrainer trains a token classifier of two labels: cross-entropy of its logits where a label stands."""
     rng = fresh()
     samples = labelled(rng)
     logits = [rng.normal(0, 2, (int(s.mask.sum()), 2)) for s in samples]
@@ -151,6 +151,8 @@ def test_several_attributes_each_have_a_head():
     order = [int(batch.ids[end - 1]) - 100 for end in np.cumsum(batch.lengths)]
     loss, metrics = algorithm.scalar.loss(to_torch(batch, CPU), values[order])
     terms = [(values[i, 0] - i) ** 2 for i in range(6)]
-    terms += [(values[i, 1 + k] - one[name]) ** 2 for i, one in enumerate(rated) for k, name in enumerate("ab") if name in one]
+    terms += [
+        (values[i, 1 + k] - one[name]) ** 2 for i, one in enumerate(rated) for k, name in enumerate("ab") if name in one
+    ]
     assert (loss / update.denominator).item() == pytest.approx((sum(terms) / len(terms)).item(), rel=1e-6)
     assert metrics["learner/rating_error"][1] == len(terms)
