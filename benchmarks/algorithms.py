@@ -2,8 +2,8 @@
 
 Prints the table of `pipeline/algorithms/README.md`: for every recipe of configs/algorithms/ (all but the one on real
 data, which has a benchmark of its own) what its last stage with an accuracy found on held-out tasks, pairs or answers,
-with its 95% Wilson interval. Controls on top: the warm start that all recipes share, as much more supervised learning from the same
-teacher (`sft`), and GRPO on rewards that know nothing.
+with its 95% Wilson interval. Controls on top: the warm start that all recipes share, as much more supervised learning
+from the same teacher (`sft`), and GRPO on rewards that know nothing.
 
 A seed's recipes are stages of one run, each from the same warm start: STAGE of RECIPE is RECIPE__STAGE there. Random
 streams go by a stage's name, so a recipe run by itself draws other numbers. What is done is kept in runs/algorithms
@@ -18,6 +18,7 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,8 @@ DONE = ROOT / "runs" / "algorithms"
 COIN = {"sources": {"coin": {"kind": "benchmarks.quickstart:coin"}}}
 WARM, CONTROL = "warm start", "sft"
 SHARED, OVERLAID = ("warm_start", "before"), ("data", "rewards", "learner", "rollout")
+
+TRIES = 3
 
 Config = dict[str, Any]
 Results = dict[str, Any]
@@ -70,47 +73,62 @@ def own_stages(name: str, config: Config, base: Config) -> dict[str, Config]:
     return {renamed[key]: stage for key, stage in stages.items()}
 
 
-def finish(seed: int, todo: dict[str, dict[str, Config]], base: Config) -> Results:
-    """Results by recipe, of one run through these recipes' stages; it stops where one of them fails."""
+def finish(seed: int, todo: dict[str, dict[str, Config]], base: Config) -> tuple[Results, str]:
+    """Results by recipe of one run through these recipes' stages, as far as it came; and why it stopped, if it did."""
     shared = {key: base["stages"][key] for key in SHARED}
     stages = {name: stage for recipe in todo.values() for name, stage in recipe.items()}
     config = {**base, "seed": seed, "stages": {**shared, **stages}, "tracking": {"mlflow": False}}
     folder = DONE / str(seed) / digest(config)
-    given = folder.with_suffix(".yaml")
-    command = [ASSAY, "resume", folder] if (folder / "config.yaml").exists() else [ASSAY, "run", given]
+    given, summary = folder.with_suffix(".yaml"), folder / "summary.json"
+    command = [ASSAY, "resume", folder] if any(folder.glob("checkpoints/0*")) else [ASSAY, "run", given]
     if command[1] == "run":
+        shutil.rmtree(folder, ignore_errors=True)
         given.parent.mkdir(parents=True, exist_ok=True)
         given.write_text(yaml.safe_dump({**config, "checkpoints": {"every": 10**6, "keep": 1}}, sort_keys=False))
         command += ["--run-dir", folder]
+    summary.unlink(missing_ok=True)
     with folder.with_suffix(".log").open("a") as log:
         subprocess.run(command, stdout=log, stderr=log, cwd=ROOT, check=False)
-    summary = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {}
-    if "before" not in summary.get("stages", {}):
-        raise SystemExit(f"seed {seed}: no warm start, see {folder.with_suffix('.log')}; the same command tries again")
-    done = summary["stages"]
-    results = {WARM: done["before"]}
+    told = json.loads(summary.read_text()) if summary.exists() else {"status": "failed", "error": "its driver died"}
+    done = told.get("stages") or _checkpointed(folder)
+    results = {WARM: done["before"]} if "before" in done else {}
     for recipe, own in todo.items():
         with_accuracy = [done[name] for name in own if "accuracy" in done.get(name, {})]
         if all(name in done for name in own):
-            seconds = sum(done[name]["seconds"] for name in own)
-            results[recipe] = {**with_accuracy[-1], "seconds": seconds}
-        elif summary["status"] == "failed":
-            return {**results, recipe: {"error": summary["error"]}}
-    return results
+            results[recipe] = {**with_accuracy[-1], "seconds": sum(done[name]["seconds"] for name in own)}
+    return results, told.get("error", "")
+
+
+def _checkpointed(folder: Path) -> Config:
+    """Results of the stages that a run had done when its driver was killed."""
+    states = sorted(folder.glob("checkpoints/0*/state.json"))
+    return json.loads(states[-1].read_text())["finished"] if states else {}
 
 
 def measured(seed: int, chosen: dict[str, Config], base: Config) -> Results:
-    """Results of one seed, from earlier runs where a recipe's stages are the same."""
+    """Results of one seed, from earlier runs where a recipe's stages are the same.
+
+    A run that stops is taken up again; where it comes no further `TRIES` times, the recipe in hand has failed.
+    """
     kept = DONE / str(seed) / "results.json"
     results: Results = json.loads(kept.read_text()) if kept.exists() else {}
     wanted = {name: own_stages(name, config, base) for name, config in chosen.items()}
     keys = {name: digest([base["model"], base["stages"]["warm_start"], own]) for name, own in wanted.items()}
-    while todo := {name: own for name, own in wanted.items() if results.get(name, {}).get("key") != keys[name]}:
-        found = finish(seed, todo, base)
-        if not found.keys() - {WARM}:
-            raise SystemExit(f"seed {seed}: stopped; the same command goes on")
+    todo = {name: own for name, own in wanted.items() if results.get(name, {}).get("key") != keys[name]}
+    came, tries = 0, 0
+    while todo:
+        found, error = finish(seed, todo, base)
+        came, tries = len(found), tries + 1 if len(found) == came else 0
         results |= {name: {**result, "key": keys.get(name)} for name, result in found.items()}
-        kept.write_text(json.dumps(results, indent=1))
+        missing = [name for name in todo if name not in found]
+        if tries == TRIES:
+            if WARM not in found:
+                raise SystemExit(f"seed {seed}: {error}; see {DONE / str(seed)}")
+            results[missing[0]] = {"error": error, "key": keys[missing[0]]}
+        if tries == TRIES or not missing:
+            kept.write_text(json.dumps(results, indent=1))
+            todo = {name: own for name, own in wanted.items() if results.get(name, {}).get("key") != keys[name]}
+            came, tries = 0, 0
     return results
 
 
@@ -153,7 +171,11 @@ def main() -> None:
     heads = ["recipe", "held out", *(f"seed {seed}" for seed in asked.seeds), "above its control"]
     print("|", " | ".join(heads), "|\n|" + "---|" * len(heads))
     for name in (WARM, *chosen):
-        print("|", " | ".join([name, measure(seeds[0][name])[0], *(cell(one[name]) for one in seeds), above(name, seeds)]), "|")
+        print(
+            "|",
+            " | ".join([name, measure(seeds[0][name])[0], *(cell(one[name]) for one in seeds), above(name, seeds)]),
+            "|",
+        )
 
 
 if __name__ == "__main__":

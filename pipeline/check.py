@@ -70,7 +70,7 @@ def check(config: Config) -> Checked:
     cases = asyncio.run(_self_checks(config, tasks))
     check_engine(config)
     sizes, renderer = _model(config, tasks)
-    _check_critics(config)
+    _check_critics(config, renderer)
     longest = {name: _longest(sets, renderer) for name, sets in tasks.items()}
     check_lengths(config, sizes.positions, longest)
     placement, needed = placement_of(config), needs(config, sizes, tasks, longest)
@@ -142,16 +142,23 @@ def _model(config: Config, tasks: Mapping[str, TaskSets]) -> tuple[ModelSizes, R
     return sizes, renderer
 
 
-def _check_critics(config: Config) -> None:
-    from workers.models.load import load_config
+def _check_critics(config: Config, renderer: Renderer) -> None:
+    """A critic that starts from a directory reads the policy's tokens."""
+    from workers.models.load import load_tokenizer
 
     for name, stage in config.stages.items():
         critic = getattr(getattr(stage, "algorithm", None), "critic", None)
         if critic and critic.start and critic.start not in config.stages:
+            where = f"stages.{name}.algorithm.critic.start"
             try:
-                load_config(critic.start)
+                vocabulary = load_tokenizer(critic.start).get_vocab()
             except Refused as error:
-                raise Refused(f"stages.{name}.algorithm.critic.start: {error}") from error
+                raise Refused(f"{where}: {error}") from error
+            if vocabulary != renderer.tokenizer.get_vocab():
+                raise Refused(
+                    f"{where}: the vocabulary of {critic.start!r} is not the policy's, expected a reward model that "
+                    "reads the policy's tokens (one that an earlier stage makes does)"
+                )
 
 
 def _longest(sets: TaskSets, renderer: Renderer) -> Longest:
