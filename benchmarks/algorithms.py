@@ -79,24 +79,31 @@ def finish(seed: int, todo: dict[str, dict[str, Config]], base: Config) -> tuple
     stages = {name: stage for recipe in todo.values() for name, stage in recipe.items()}
     config = {**base, "seed": seed, "stages": {**shared, **stages}, "tracking": {"mlflow": False}}
     folder = DONE / str(seed) / digest(config)
-    given, summary = folder.with_suffix(".yaml"), folder / "summary.json"
-    command = [ASSAY, "resume", folder] if any(folder.glob("checkpoints/0*")) else [ASSAY, "run", given]
-    if command[1] == "run":
-        shutil.rmtree(folder, ignore_errors=True)
-        given.parent.mkdir(parents=True, exist_ok=True)
-        given.write_text(yaml.safe_dump({**config, "checkpoints": {"every": 10**6, "keep": 1}}, sort_keys=False))
-        command += ["--run-dir", folder]
-    summary.unlink(missing_ok=True)
-    with folder.with_suffix(".log").open("a") as log:
-        subprocess.run(command, stdout=log, stderr=log, cwd=ROOT, check=False)
-    told = json.loads(summary.read_text()) if summary.exists() else {"status": "failed", "error": "its driver died"}
+    told = _run(folder, {**config, "checkpoints": {"every": 10**6, "keep": 1}})
     done = told.get("stages") or _checkpointed(folder)
     results = {WARM: done["before"]} if "before" in done else {}
     for recipe, own in todo.items():
         with_accuracy = [done[name] for name in own if "accuracy" in done.get(name, {})]
         if all(name in done for name in own):
             results[recipe] = {**with_accuracy[-1], "seconds": sum(done[name]["seconds"] for name in own)}
-    return results, told.get("error", "")
+    return results, told.get("error", "its driver died")
+
+
+def _run(folder: Path, config: Config) -> Config:
+    """The summary of the run there, started, taken up or done before; an empty one where its driver was killed."""
+    given, summary = folder.with_suffix(".yaml"), folder / "summary.json"
+    if summary.exists() and json.loads(summary.read_text())["status"] == "done":
+        return json.loads(summary.read_text())
+    summary.unlink(missing_ok=True)
+    command = [ASSAY, "resume", folder]
+    if not any(folder.glob("checkpoints/0*")):
+        shutil.rmtree(folder, ignore_errors=True)
+        given.parent.mkdir(parents=True, exist_ok=True)
+        given.write_text(yaml.safe_dump(config, sort_keys=False))
+        command = [ASSAY, "run", given, "--run-dir", folder]
+    with folder.with_suffix(".log").open("a") as log:
+        subprocess.run(command, stdout=log, stderr=log, cwd=ROOT, check=False)
+    return json.loads(summary.read_text()) if summary.exists() else {}
 
 
 def _checkpointed(folder: Path) -> Config:
