@@ -184,7 +184,8 @@ class InferredFeed:
                 begun = turn.completion_ids[: one.tokens[k] + 1]
                 sampling = self._sampling(len(begun))
                 wave.append(Request(id, one.task, self.infer.rollouts, sampling, begun))
-                before[id], places[id] = turn.text[: turn.offsets[one.tokens[k]]], (one.number, k)  # type: ignore[index]
+                assert turn.offsets is not None, "asked for with the sampling"
+                before[id], places[id] = turn.text[: turn.offsets[one.tokens[k]]], (one.number, k)
                 # What the attempt itself became is one more rollout from here.
                 out[one.number, k] = [(one.right, last - k)]
         for scored in await self._judged(_Whole(self.rollouts, before), wave, clock):

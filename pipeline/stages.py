@@ -190,11 +190,11 @@ async def _reward_model(
     task_at, wave = _task_at(hands.config, name, tasks), stage.groups_per_step
     by_steps = isinstance(algorithm, Process)
     feed: OfflineFeed | InferredFeed = OfflineFeed(task_at, answers, hands.rollouts, wave, steps=by_steps)
-    if judged_by(stage) is not None:
+    if rewards := judged_by(stage):
         judges = await hands.judges_for(name)
         await hands.transport.publish()
         sampling = sampling_of(hands.config, name, stage.rollout)
-        budget = FailureBudget(stage.rewards.failure_budget, stage.rewards.failure_window)
+        budget = FailureBudget(rewards.failure_budget, rewards.failure_window)
         feed = InferredFeed(task_at, hands.rollouts, judges, sampling, algorithm.infer, wave, budget)
     try:
         results = await _train_offline(name, stage, algorithm, feed, hands, recorder, start)

@@ -34,6 +34,7 @@ class StepLoss:
     squared: bool
 
     def __call__(self, batch: MicroBatch, values: Any) -> tuple[Any, Metrics]:
+        assert batch.target is not None
         r, y = values[:, 0], batch.target
         if self.squared:
             each, right = (r - y).square(), (r > 0.5) == (y > 0.5)

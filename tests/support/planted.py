@@ -23,7 +23,13 @@ from _pytest.runner import runtestprotocol
 
 # Each module of formulas, and the tests that are nearest to it.
 FILES = {
-    "estimators": ["test_estimators", "test_advantages_against_verl", "test_pairwise", "test_policy_gradient"],
+    "estimators": [
+        "test_estimators",
+        "test_advantages_against_verl",
+        "test_pairwise",
+        "test_policy_gradient",
+        "test_step_rewards",
+    ],
     "gae": ["test_ppo"],
     "losses": ["test_losses_against_verl", "test_ratios", "test_estimators", "test_preferences_against_trl"],
     "critic": ["test_ppo"],
