@@ -33,7 +33,8 @@ def check_lengths(config: Config, positions: int | None, longest: Mapping[str, L
     """Sequences must fit into the model's context, and what is learned from into a micro-batch."""
     for name, stage in config.stages.items():
         where = f"stages.{name}"
-        if isinstance(stage, SftStage | PreferenceStage | RewardModelStage):
+        on_file = isinstance(stage, RewardModelStage) and not stage.infers
+        if isinstance(stage, SftStage | PreferenceStage) or on_file:
             compared = not isinstance(stage, SftStage)
             found = longest[name].answer if compared else longest[name].demonstration
             what = "answer" if compared else "demonstration"
@@ -54,7 +55,7 @@ def check_lengths(config: Config, positions: int | None, longest: Mapping[str, L
                     f"{where}.rollout.max_new_tokens: {new} and the longest tried prompt's {prompt} tokens make "
                     f"{found}, expected at most {takes} ({key})"
                 )
-        if isinstance(stage, PreferenceStage | RewardModelStage):
+        if isinstance(stage, PreferenceStage) or on_file:
             found = longest[name].answers
             said = f"the answers of a tried task, which are compared, have {found} tokens together with their prompts"
         if not isinstance(stage, EvaluateStage) and found > stage.learner.micro_batch_tokens:

@@ -141,3 +141,15 @@ def test_samples_fit_into_a_micro_batch():
         Refused, match=r"stages\.warm_start\.learner.* prompt and demonstration have \d+ tokens together"
     ):
         check(config(learner={"micro_batch_tokens": 5}))
+
+
+def test_rollouts_that_labels_are_inferred_from_fit_too():
+    stage = {"kind": "reward_model", "steps": 1, "groups_per_step": 2, "algorithm": {"kind": "process", "infer": {}}}
+    settings = {"stages": {"judge": {**stage, "rollout": {"max_new_tokens": 80}}}}
+    with pytest.raises(Refused, match=r"stages\.judge\.rollout\.max_new_tokens: 80 and the longest tried prompt's"):
+        check(config(**settings))
+    settings = {"stages": {"judge": {**stage, "learner": {"micro_batch_tokens": 9}}}}
+    with pytest.raises(
+        Refused, match=r"stages\.judge\.learner\.micro_batch_tokens: 9, but a sample may have 16 tokens"
+    ):
+        check(config(**settings))
