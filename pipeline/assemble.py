@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from pipeline.config import Config, EvaluateStage, Optimizer, PathSeat, Rewards, RlStage, Rollout, Sampling, SeatKnobs
+from pipeline.config import Config, Optimizer, PathSeat, Rewards, RlStage, Rollout, Sampling, SeatKnobs
 from pipeline.knobs import knobs_from
 from pipeline.refusals import refusal
 from pipeline.shaping import shapers_of
+from pipeline.stage_kinds import judged_by
 from pipeline.streams import key
 from pipeline.tasks import TaskSets
 from rewards.catalog import resolve
@@ -77,8 +78,8 @@ def panels(config: Config) -> list[Rewards]:
     """The different panels of the run's stages, in their order."""
     out: list[Rewards] = []
     for stage in config.stages.values():
-        if isinstance(stage, RlStage | EvaluateStage) and stage.rewards not in out:
-            out.append(stage.rewards)
+        if (rewards := judged_by(stage)) is not None and rewards not in out:
+            out.append(rewards)
     return out
 
 
@@ -163,14 +164,14 @@ class Hands:
 
     async def judges_for(self, name: str) -> JudgePool:
         """Judge workers for the stage of that name; the ones at hand where they judge the same."""
-        stage = self.config.stages[name]
-        assert isinstance(stage, RlStage | EvaluateStage)
-        wanted = stage.rewards, noise_seed(self.config, name)
+        rewards = judged_by(self.config.stages[name])
+        assert rewards is not None, "asked for by stages that have rollouts judged"
+        wanted = rewards, noise_seed(self.config, name)
         if self.judges is None or self.judging != wanted:
             if self.judges is not None:
                 await self.judges.close()
             timeout, start = self.config.cluster.timeout_s, self.reserved.start
-            self.judges = JudgePool(panel_of(*wanted), stage.rewards.workers, stage.rewards.cpus, timeout, start)
+            self.judges = JudgePool(panel_of(*wanted), rewards.workers, rewards.cpus, timeout, start)
             self.judging = wanted
             await self.judges.start()
         return self.judges
@@ -203,7 +204,7 @@ async def hands(config: Config, run_dir: Path, texts: list[str]) -> Hands:
     else:
         learner, rollouts = LearnerTeam(*at_learner), RolloutPool(*at_rollout)
     crew = Hands(config, run_dir.absolute(), taken, learner, rollouts, ObjectStoreTransport(learner, rollouts))
-    judged = [name for name, stage in config.stages.items() if isinstance(stage, RlStage | EvaluateStage)]
+    judged = [name for name, stage in config.stages.items() if judged_by(stage)]
     first = [crew.judges_for(name) for name in judged[:1]]
     await asyncio.gather(learner.start(), rollouts.start(), *first)
     await rollouts.open(path, _make_engine(config))

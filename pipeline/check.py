@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +22,9 @@ from pipeline.config import (
 )
 from pipeline.fit import check_lengths, check_machine, check_timeouts
 from pipeline.memory import BYTES, Longest, Needs, needs
+from pipeline.stage_kinds import judged_by
 from pipeline.tasks import TaskSets
-from rewards.errors import Refused
+from rewards.errors import Refused, nearest
 from rewards.selfcheck import selfcheck
 from rewards.types import Task
 from workers.judging.live import LiveToolbox
@@ -79,7 +80,7 @@ def check(config: Config) -> Checked:
     cases = asyncio.run(_self_checks(config, tasks))
     check_engine(config)
     sizes, renderer = _model(config, tasks)
-    _check_critics(config)
+    _check_critics(config, renderer)
     _check_ranks(config)
     longest = {name: _longest(sets, renderer) for name, sets in tasks.items()}
     check_lengths(config, sizes.positions, longest)
@@ -100,14 +101,17 @@ def _check_tasks(name: str, stage: object, tasks: TaskSets) -> None:
         raise Refused(
             f"stages.{name}.data: has no held-out tasks to evaluate on; set data.held_out or data.held_out_path"
         )
-    if isinstance(stage, SftStage):
+    if isinstance(stage, SftStage) or (isinstance(stage, RlStage) and stage.algorithm.kind == "relift"):
         bare = next((task for task in tasks.train if task.demonstration is None), None)
         if bare is not None:
             raise Refused(
                 f"stages.{name}.data: task {bare.id!r} has no demonstration to imitate; "
                 "name the column with data.columns.demonstration"
             )
-    if isinstance(stage, PreferenceStage | RewardModelStage):
+    if isinstance(stage, RewardModelStage) and stage.algorithm.kind == "process":
+        if not stage.infers:
+            _check_steps(name, tasks)
+    elif isinstance(stage, PreferenceStage | RewardModelStage):
         single = stage.algorithm.kind in ("kto", "ratings")
         poor = next((task for task in tasks.train if len(task.answers) < (1 if single else 2)), None)
         if poor is not None:
@@ -116,6 +120,27 @@ def _check_tasks(name: str, stage: object, tasks: TaskSets) -> None:
                 f"stages.{name}.data: task {poor.id!r} has no {wanted}, which {stage.algorithm.kind} needs; "
                 f"name them with data.columns.chosen and data.columns.rejected{more}"
             )
+
+    if isinstance(stage, RewardModelStage) and stage.algorithm.kind == "ratings":
+        _check_attributes(name, stage.algorithm.attributes, tasks)
+
+
+def _check_steps(name: str, tasks: TaskSets) -> None:
+    poor = next((task for task in tasks.train if not all(one.steps for one in task.answers) or not task.answers), None)
+    if poor is not None:
+        raise Refused(
+            f"stages.{name}.data: task {poor.id!r} has no answer whose steps are labelled, which process needs; name "
+            "them with data.columns.steps and data.columns.step_labels, or have them inferred with algorithm.infer"
+        )
+
+
+def _check_attributes(name: str, attributes: Sequence[str], tasks: TaskSets) -> None:
+    known = {attribute for task in tasks.train for one in task.answers for attribute in one.attributes}
+    for attribute in attributes:
+        if attribute not in known:
+            none = "no answer has any; name their columns in data.columns.rating, after the first"
+            hint = nearest(attribute, known) if known else none
+            raise Refused(f"stages.{name}.algorithm.attributes: no answer is rated by {attribute!r}; {hint}")
 
 
 def _model(config: Config, tasks: Mapping[str, TaskSets]) -> tuple[ModelSizes, Renderer]:
@@ -134,16 +159,23 @@ def _model(config: Config, tasks: Mapping[str, TaskSets]) -> tuple[ModelSizes, R
     return sizes, renderer
 
 
-def _check_critics(config: Config) -> None:
-    from workers.models.load import load_config
+def _check_critics(config: Config, renderer: Renderer) -> None:
+    """A critic that starts from a directory reads the policy's tokens."""
+    from workers.models.load import load_tokenizer
 
     for name, stage in config.stages.items():
         critic = getattr(getattr(stage, "algorithm", None), "critic", None)
         if critic and critic.start and critic.start not in config.stages:
+            where = f"stages.{name}.algorithm.critic.start"
             try:
-                load_config(critic.start)
+                vocabulary = load_tokenizer(critic.start).get_vocab()
             except Refused as error:
-                raise Refused(f"stages.{name}.algorithm.critic.start: {error}") from error
+                raise Refused(f"{where}: {error}") from error
+            if vocabulary != renderer.tokenizer.get_vocab():
+                raise Refused(
+                    f"{where}: the vocabulary of {critic.start!r} is not the policy's, expected a reward model that "
+                    "reads the policy's tokens (one that an earlier stage makes does)"
+                )
 
 
 def _check_ranks(config: Config) -> None:
@@ -187,7 +219,7 @@ async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tu
     try:
         for rewards in panels(config):
             await tools.warm(panel_of(rewards))
-            sets = next(tasks[name] for name, stage in config.stages.items() if _rewards(stage) == rewards)
+            sets = next(tasks[name] for name, stage in config.stages.items() if judged_by(stage) == rewards)
             tried = [*sets.train[:TRIED], *sets.held_out[:TRIED]]
             seats = panel_of(rewards).seats
             noise_of(rewards, seats)
@@ -195,7 +227,3 @@ async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tu
     finally:
         await tools.aclose()
     return out
-
-
-def _rewards(stage: object) -> Rewards | None:
-    return getattr(stage, "rewards", None)

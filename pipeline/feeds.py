@@ -17,7 +17,7 @@ from pipeline.metrics import group_metrics
 from pipeline.producer import Producer
 from pipeline.samples import to_samples
 from pipeline.shaping import Shaping
-from rewards.types import Rated, ScoredGroup, Task
+from rewards.types import Rated, Score, ScoredGroup, Task
 from workers.ports import Rollouts
 from workers.types import Sample
 
@@ -111,6 +111,7 @@ class OfflineFeed:
     once, while the learner works.
 
     mismatched  also every answer's prompt with the next task's answer in its place, unrated (KTO's)
+    steps       with the labels of their steps
     """
 
     def __init__(
@@ -120,9 +121,11 @@ class OfflineFeed:
         rollouts: Rollouts,
         groups_per_step: int,
         mismatched: bool = False,
+        steps: bool = False,
     ):
         self.task_at, self.answers_of, self.rollouts = task_at, answers_of, rollouts
-        self.groups_per_step, self.mismatched = groups_per_step, mismatched
+        self.groups_per_step, self.mismatched, self.steps = groups_per_step, mismatched, steps
+        self.step_ends: dict[tuple[str, int], np.ndarray] = {}
         self.rendered: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
         self.ahead: tuple[int, asyncio.Task[list[Sample]]] | None = None
 
@@ -137,6 +140,12 @@ class OfflineFeed:
     async def release(self) -> None:
         pass
 
+    async def stop(self) -> None:
+        """The step that is made ahead is not waited for."""
+        if self.ahead is not None:
+            self.ahead[1].cancel()
+            await asyncio.gather(self.ahead[1], return_exceptions=True)
+
     def _prepare(self, step: int) -> asyncio.Task[list[Sample]]:
         places = range(step * self.groups_per_step, (step + 1) * self.groups_per_step)
         return asyncio.create_task(self.samples(places))
@@ -148,16 +157,21 @@ class OfflineFeed:
         out = []
         for number, (place, task) in enumerate(zip(places, tasks, strict=True)):
             found = self.answers_of(task)
-            out += [
-                sequence(place, i, *self.rendered[task.id, i], None if math.isnan(one.rating) else one.rating)
-                for i, one in enumerate(found)
-            ]
+            out += [self._sample(place, i, task, one) for i, one in enumerate(found)]
             if self.mismatched:
                 other = tasks[(number + 1) % len(tasks)]
                 prompt = self.rendered[task.id, 0][0]
                 foreign = [self.rendered[other.id, i][1] for i in range(len(self.answers_of(other)))]
                 out += [sequence(place, len(found) + i, prompt, answer, None) for i, answer in enumerate(foreign)]
         return out
+
+    def _sample(self, place: int, index: int, task: Task, one: Rated) -> Sample:
+        made = sequence(place, index, *self.rendered[task.id, index], None if math.isnan(one.rating) else one.rating)
+        if one.attributes:
+            made = replace(made, scores={name: Score(value) for name, value in one.attributes.items()})
+        if not self.steps:
+            return made
+        return replace(made, steps=np.array(one.steps, np.float32), step_ends=self.step_ends[task.id, index])
 
     async def _render(self, tasks: Sequence[Task]) -> None:
         fresh = {
@@ -168,6 +182,10 @@ class OfflineFeed:
         }
         if fresh:
             self.rendered.update(zip(fresh, await self.rollouts.render(list(fresh.values())), strict=True))
+        if fresh and self.steps:
+            ends = {(task.id, i): one.ends for task in tasks for i, one in enumerate(self.answers_of(task))}
+            placed = [(self.rendered[place][1], ends[place]) for place in fresh]
+            self.step_ends.update(zip(fresh, await self.rollouts.step_ends(placed), strict=True))
 
 
 def sequence(group: int, index: int, prompt: np.ndarray, answer: np.ndarray, reward: float | None) -> Sample:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage
+from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, SftStage
 from pipeline.memory import LIBRARIES, VLLM_GPU_SHARE, Longest, Needs
 from pipeline.rundir import size
+from pipeline.stage_kinds import judged_by
 from rewards.errors import Refused
 from workers.placement import Machine, Placement
 
@@ -18,8 +19,8 @@ def check_timeouts(config: Config) -> None:
     """A judge must have the time that its sources have: one that is cut off before them fails its whole group."""
     limit = config.cluster.timeout_s
     for name, stage in config.stages.items():
-        if isinstance(stage, RlStage | EvaluateStage):
-            for source, seat in stage.rewards.sources.items():
+        if rewards := judged_by(stage):
+            for source, seat in rewards.sources.items():
                 may = seat.timeout_s * (1 + seat.retries)
                 if may >= limit:
                     raise Refused(
@@ -32,7 +33,8 @@ def check_lengths(config: Config, positions: int | None, longest: Mapping[str, L
     """Sequences must fit into the model's context, and what is learned from into a micro-batch."""
     for name, stage in config.stages.items():
         where = f"stages.{name}"
-        if isinstance(stage, SftStage | PreferenceStage | RewardModelStage):
+        on_file = isinstance(stage, RewardModelStage) and not stage.infers
+        if isinstance(stage, SftStage | PreferenceStage) or on_file:
             compared = not isinstance(stage, SftStage)
             found = longest[name].answer if compared else longest[name].demonstration
             what = "answer" if compared else "demonstration"
@@ -53,7 +55,7 @@ def check_lengths(config: Config, positions: int | None, longest: Mapping[str, L
                     f"{where}.rollout.max_new_tokens: {new} and the longest tried prompt's {prompt} tokens make "
                     f"{found}, expected at most {takes} ({key})"
                 )
-        if isinstance(stage, PreferenceStage | RewardModelStage):
+        if isinstance(stage, PreferenceStage) or on_file:
             found = longest[name].answers
             said = f"the answers of a tried task, which are compared, have {found} tokens together with their prompts"
         if not isinstance(stage, EvaluateStage) and found > stage.learner.micro_batch_tokens:

@@ -21,13 +21,14 @@ def plan(credits_: Sequence[Credit], micro_batch_tokens: int, updates: int = 1, 
     """Split the samples into `updates` optimizer updates, each over `ranks`, and those into micro-batches.
 
     Samples go to updates in their order, so a group stays together as far as possible; a bundle always does. Ranks get
-    what costs them the same time.
+    what costs them the same time. Those that are learned from apart are one more update at the end.
     """
-    if not credits_:
-        return Plan(())
-    whole = bundles(credits_)
+    whole = bundles([credit for credit in credits_ if not credit.apart])
     chunks = [chunk for chunk in np.array_split(np.arange(len(whole)), updates) if len(chunk)]
-    return Plan(tuple(_update([whole[i] for i in chunk], micro_batch_tokens, ranks) for chunk in chunks))
+    parts = [[whole[i] for i in chunk] for chunk in chunks]
+    apart = bundles([credit for credit in credits_ if credit.apart])
+    every = [*parts, *([apart] if apart else [])]
+    return Plan(tuple(_update(part, micro_batch_tokens, ranks) for part in every))
 
 
 def bundles(credits_: Sequence[Credit]) -> list[list[Credit]]:
@@ -76,8 +77,9 @@ def micro_batch(credits_: Sequence[Credit]) -> MicroBatch:
     lengths = np.array([len(s.ids) for s in samples], np.int64)
     mask = np.concatenate([s.mask for s in samples])
     own = np.flatnonzero(mask)
-    drawn = [s.logp_rollout for s in samples if s.logp_rollout is not None]
-    logp_rollout = np.concatenate(drawn)[own] if drawn else None
+    drawn = [np.zeros(len(s.ids), np.float32) if s.logp_rollout is None else s.logp_rollout for s in samples]
+    rolled_out = any(s.logp_rollout is not None for s in samples)
+    logp_rollout = np.concatenate(drawn)[own] if rolled_out else None
     compared = credits_[0].bundle is not None
     signals = [c.signals for c in credits_]
     old = [s.logp_old for s in signals if s.logp_old is not None]

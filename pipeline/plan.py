@@ -11,6 +11,7 @@ from pipeline.assemble import panels
 from pipeline.check import Checked
 from pipeline.config import EvaluateStage, PreferenceStage, RewardModelStage, RlStage, TrainStage
 from pipeline.rundir import size
+from pipeline.stage_kinds import judged_by
 
 
 def shown(checked: Checked) -> RenderableType:
@@ -46,6 +47,7 @@ def _stages(checked: Checked) -> Table:
             compared = isinstance(stage, PreferenceStage | RewardModelStage)
             answers = len(tasks.train[0].answers) if compared else 1
             group = stage.algorithm.group_size if isinstance(stage, RlStage) else answers
+            group = stage.algorithm.infer.attempts if isinstance(stage, RewardModelStage) and stage.infers else group
             counts = (len(tasks.train), stage.steps, stage.groups_per_step, group, stage.groups_per_step * group)
             row += [f"{count:,}" for count in counts]
             policy = policy if isinstance(stage, RewardModelStage) else name
@@ -91,7 +93,7 @@ def _bundles(checked: Checked) -> list[str]:
 def _sources(checked: Checked) -> Table:
     table = _table("Reward sources", ["source", "kind"], ["weight"], ["on failure", "self-check", "stages"])
     for rewards, cases in checked.cases:
-        stages = [name for name, stage in checked.config.stages.items() if getattr(stage, "rewards", None) == rewards]
+        stages = [name for name, stage in checked.config.stages.items() if judged_by(stage) == rewards]
         for source, seat in rewards.sources.items():
             tried = cases[source]
             told = f"passed on {tried} tasks" if tried else "has none"

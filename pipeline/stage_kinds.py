@@ -77,15 +77,33 @@ class PreferenceStage(TrainStage):
 
 
 class RewardModelStage(TrainStage):
-    """Learning a reward model from rated answers on file; the policy that it starts from stays as it is.
+    """Learning a reward model from rated answers on file, or from rollouts; the policy that it starts from stays as it
+    is.
 
-    The model is saved to stages/NAME; on held-out pairs its accuracy is the stage's result.
+    The model is saved to stages/NAME; its accuracy on held-out pairs, or answers cut into steps, is the stage's result.
     """
 
     kind: Literal["reward_model"]
     """What the stage does."""
     algorithm: RewardModelKnobs
     """What it learns from."""
+    rewards: Rewards | None = None
+    """Who judges the rollouts that labels are inferred from (process, with `infer`)."""
+    rollout: Sampling = Sampling()
+    """How those are drawn."""
+
+    @model_validator(mode="after")
+    def _judged(self) -> RewardModelStage:
+        if self.infers and self.rewards is None:
+            raise ValueError("rewards: none, expected some: algorithm.infer has rollouts judged")
+        if self.infers and self.rollout.temperature == 0:
+            raise ValueError("rollout.temperature: 0 makes all rollouts of algorithm.infer the same; expected above 0")
+        return self
+
+    @property
+    def infers(self) -> bool:
+        """Whether its labels come from rollouts."""
+        return getattr(self.algorithm, "infer", None) is not None
 
 
 class EvaluateStage(Knobs):
@@ -107,3 +125,10 @@ class EvaluateStage(Knobs):
     """At most this many held-out tasks."""
     pass_at: float = 0.5
     """The reward from which a completion counts as right."""
+
+
+def judged_by(stage: object) -> Rewards | None:
+    """Who judges the stage's rollouts; None where nothing is rolled out."""
+    if isinstance(stage, RewardModelStage) and not stage.infers:
+        return None
+    return getattr(stage, "rewards", None)

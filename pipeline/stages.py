@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from pipeline.algorithms import Kto, Sft
+from pipeline.algorithms import Kto, Process, Relift, Sft
 from pipeline.algorithms.kl_control import Controlled
 from pipeline.algorithms.ppo import Ppo
 from pipeline.assemble import Hands, judges_steps, optimization_of, sampling_of
@@ -15,15 +15,18 @@ from pipeline.buffer import Buffer
 from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage, TrainStage
 from pipeline.evaluate import evaluate
 from pipeline.failures import FailureBudget
-from pipeline.feeds import Batch, OfflineFeed, OnlineFeed, answers, demonstration
+from pipeline.feeds import Batch, Feed, OfflineFeed, OnlineFeed, answers, demonstration
 from pipeline.gap import GapRule
-from pipeline.held_out import pair_accuracy
+from pipeline.hardest import WithHardest
+from pipeline.held_out import measured
+from pipeline.inferred import InferredFeed
 from pipeline.loop import Algorithm, Training, train
 from pipeline.noise import noise_metrics
 from pipeline.producer import Producer
 from pipeline.progress import Progress
 from pipeline.rundir import evaluation_rows, sample_rows
 from pipeline.shaping import Shaping, shaping_of
+from pipeline.stage_kinds import judged_by
 from pipeline.stores.ports import RunStore
 from pipeline.tasks import Order, TaskSets
 from rewards.types import Task
@@ -184,19 +187,27 @@ async def _reward_model(
 ) -> dict[str, Any]:
     algorithm = stage.algorithm.build()
     start = await _begin(stage, algorithm, 1.0, hands, resumed, algorithm.scalar)
-    feed = OfflineFeed(_task_at(hands.config, name, tasks), answers, hands.rollouts, stage.groups_per_step)
-    results = await _train_offline(name, stage, algorithm, feed, hands, recorder, start)
-    unseen = OfflineFeed(tasks.held_out.__getitem__, answers, hands.rollouts, 1)
-    tokens = stage.learner.micro_batch_tokens
-    found = await pair_accuracy(unseen, len(tasks.held_out), hands.learner, algorithm.scalar, tokens)
-    if found is None:
-        return results
-    recorder.store.metrics(name, stage.steps, found.metrics())
-    return {**results, **found.results()}
+    task_at, wave = _task_at(hands.config, name, tasks), stage.groups_per_step
+    by_steps = isinstance(algorithm, Process)
+    feed: OfflineFeed | InferredFeed = OfflineFeed(task_at, answers, hands.rollouts, wave, steps=by_steps)
+    if rewards := judged_by(stage):
+        judges = await hands.judges_for(name)
+        await hands.transport.publish()
+        sampling = sampling_of(hands.config, name, stage.rollout)
+        budget = FailureBudget(rewards.failure_budget, rewards.failure_window)
+        feed = InferredFeed(task_at, hands.rollouts, judges, sampling, algorithm.infer, wave, budget)
+    try:
+        results = await _train_offline(name, stage, algorithm, feed, hands, recorder, start)
+    finally:
+        await feed.stop()
+    for found in await measured(algorithm, tasks.held_out, feed, hands.learner, stage.learner.micro_batch_tokens):
+        recorder.store.metrics(name, stage.steps, found.metrics())
+        results |= found.results()
+    return results
 
 
 async def _train_offline(
-    name: str, stage: TrainStage, algorithm: Algorithm, feed: OfflineFeed, hands: Hands, recorder: Recorder, start: int
+    name: str, stage: TrainStage, algorithm: Algorithm, feed: Feed, hands: Hands, recorder: Recorder, start: int
 ) -> dict[str, Any]:
     after = partial(recorder.step, name, None, None)
     tokens = stage.learner.micro_batch_tokens
@@ -233,6 +244,9 @@ async def _rl(
     )
     shaping = Shaping(shaping_of(stage.rewards), recorder.memory, stage.steps)
     feed = OnlineFeed(buffer, producer, wave, budget, partial(noise_metrics, judges.panel), shaping)
+    if isinstance(algorithm, Relift):
+        enough, failure = algorithm.demonstrations, algorithm.failure
+        feed = WithHardest(feed, hands.rollouts, tasks.train, enough, failure, recorder.memory)
     gap = GapRule(name, stage.gap_warning, stage.gap_limit)
     after = partial(recorder.step, name, budget, gap)
     if isinstance(algorithm, Ppo) and algorithm.kl_control.target is not None:

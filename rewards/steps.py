@@ -80,3 +80,8 @@ def step_score(values: Sequence[float], ends: np.ndarray, explanation: str = "")
     if not np.isfinite(steps).all():
         return malformed("a step reward is not finite")
     return Score(float(steps.mean(dtype=np.float64)), steps, explanation, ends=ends)
+
+
+def tokens_at(offsets: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """i32[K]: the token that holds each step's last character. offsets i32[C]: where in the text each token ends."""
+    return np.minimum(np.searchsorted(offsets, ends, side="left"), len(offsets) - 1).astype(np.int32)

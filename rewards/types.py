@@ -30,10 +30,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """An answer on file, and how good its raters found it. Without ratings the better of two has 1, the other 0."""
+    """An answer on file, and how good its raters found it. Without ratings the better of two has 1, the other 0.
+
+    attributes  further ratings by name
+    steps       labels of its steps: 1 for a right one, 0 for a wrong one; `ends`: where in `text` each of them ends
+    """
 
     text: str
     rating: float
+    attributes: Mapping[str, float] = field(default_factory=dict)
+    steps: tuple[float, ...] = ()
+    ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

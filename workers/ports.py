@@ -67,6 +67,11 @@ class Rollouts(Protocol):
         """(prompt, answer) as token ids, i32[P] and i32[C], of tasks with a demonstration."""
         ...
 
+    async def step_ends(self, answers: Sequence[tuple[np.ndarray, Sequence[int]]]) -> list[np.ndarray]:
+        """i32[K] each: which of an answer's tokens i32[C] hold the last characters of its K steps, by where in its text
+        they end."""
+        ...
+
 
 class Judges(Protocol):
     """The judge workers, as one."""

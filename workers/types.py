@@ -48,12 +48,16 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Ask for `n` rollouts of one task; the answer is the Group with this id."""
+    """Ask for `n` rollouts of one task; the answer is the Group with this id.
+
+    begun  i32[B]: an answer's first tokens, which every rollout goes on from
+    """
 
     group_id: int
     task: Task
     n: int
     sampling: Sampling
+    begun: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +157,9 @@ class Credit:
     weight     f32[own]: each own token's weight in the loss's sum
     mass       what this sample adds to the sum's common denominator
     bundle     samples with the same number are compared with each other, and never computed apart
-    label      how good the sample is, for losses that compare
-    target     f32[own]: what the critic's values are to become
+    label      how good the sample is, for losses that compare; f32[heads] where a reward model has several
+    target     f32[own]: what the critic's values are to become, or a step's label
+    apart      learned from in an update of its own, after the step's others
     """
 
     sample: Sample
@@ -163,8 +168,9 @@ class Credit:
     weight: np.ndarray
     mass: float
     bundle: int | None = None
-    label: float | None = None
+    label: float | np.ndarray | None = None
     target: np.ndarray | None = None
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +181,8 @@ class MicroBatch:
     lengths        i64[S], summing to T
     own            i64[N]: where in T the policy's own tokens stand (never the first of a sequence)
     owner          i64[N]: the sequence each own token belongs to
-    bundle, label  i64[S], f32[S], where the algorithm compares: which sequences with each other, and how good each is
+    bundle, label  i64[S], f32[S] (or f32[S, heads]), where the algorithm compares: which sequences with each other,
+        and how good each is
     logp_*, advantage, weight  f32[N]; logp_old is the rollout's where the algorithm did not ask for the learner's,
         and logp_rollout is None where nothing was rolled out (demonstrations)
     value_old, target  f32[N], where there is a critic: its values before the step, and what they are to become
@@ -246,7 +253,8 @@ class Scalar:
 
     loss          of its numbers, a `workers.ports.ScalarLoss`
     lr            its own peak rate, by the stage's schedule; None: the stage's
-    at            "own": in the state that each own token is drawn in, N of them; "last": at each sequence's end, S
+    at            "own": in the state that each own token is drawn in, N of them; "read": in the one after it, N;
+                  "last": at each sequence's end, S
     heads, depth  numbers per place; layers of the head
     shared        a head on the policy's own trunk, not a transformer of its own
     start         the directory of a scalar model to start from; None: the policy's trunk as it stands, a head of zeros

@@ -11,8 +11,10 @@ from pipeline.algorithms.kto import Kto
 from pipeline.algorithms.online_dpo import OnlineDpo
 from pipeline.algorithms.pairwise import Pairwise
 from pipeline.algorithms.ppo import Ppo
+from pipeline.algorithms.process import Process
 from pipeline.algorithms.reinforce_plus_plus import ReinforcePlusPlus
 from pipeline.algorithms.rejection import Rejection
+from pipeline.algorithms.relift import Relift
 from pipeline.algorithms.remax import ReMax
 from pipeline.algorithms.reward_model import BradleyTerry, Ratings
 from pipeline.algorithms.rloo import Rloo
@@ -34,16 +36,18 @@ ALGORITHMS: dict[str, type] = {
     "ppo": Ppo,
     "online_dpo": OnlineDpo,
     "rejection": Rejection,
+    "relift": Relift,
 }
 # Of a stage that learns from preferences on file.
 PREFERENCE: dict[str, type] = {"dpo": Dpo, "ipo": Ipo, "kto": Kto, "simpo": Simpo}
 # Of a stage that makes a reward model.
-REWARD_MODELS: dict[str, type] = {"bradley_terry": BradleyTerry, "ratings": Ratings}
+REWARD_MODELS: dict[str, type] = {"bradley_terry": BradleyTerry, "ratings": Ratings, "process": Process}
 
 __all__ = [
     "ALGORITHMS",
     "PREFERENCE",
     "REWARD_MODELS",
+    "BradleyTerry",
     "Campo",
     "Cispo",
     "Dpo",
@@ -55,9 +59,12 @@ __all__ = [
     "OnlineDpo",
     "Pairwise",
     "Ppo",
+    "Process",
+    "Ratings",
     "ReMax",
     "ReinforcePlusPlus",
     "Rejection",
+    "Relift",
     "Rloo",
     "Sft",
     "Simpo",

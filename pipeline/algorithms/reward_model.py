@@ -6,7 +6,9 @@ Bradley-Terry (Ouyang et al., arXiv 2203.02155, eq. 1), over every ranked pair o
 
 m is 0, or with `margin` the difference of the ratings (Llama 2, arXiv 2307.09288, eq. 2). Only differences of r matter,
 so `centring` (Eisenstein et al., arXiv 2312.09244, eq. 2) may hold it near 0.
-Ratings: L = (r - rating)^2, mean over answers (HelpSteer2, arXiv 2406.08673).
+Ratings: L = (r - rating)^2, mean over answers (HelpSteer2, arXiv 2406.08673); with `attributes` one head for the
+rating and one for each of them (ArmoRM, arXiv 2406.12845), mean over those that an answer has. The first head's number
+is the reward.
 
 r stands at the last token. The head has `depth` layers (BaseReward, arXiv 2509.16127, found two the best).
 The policy that the stage starts from gives the trunk, and stays as it is.
@@ -48,11 +50,13 @@ class BradleyTerryLoss:
 
 @dataclass(frozen=True, slots=True)
 class RatingsLoss:
-    """See the page above; `values` f32[S, 1]."""
+    """See the page above; `values` f32[S, heads], labels the same, not a number where an answer lacks the attribute."""
 
     def __call__(self, batch: MicroBatch, values: Any) -> tuple[Any, Metrics]:
-        error = (values[:, 0] - batch.label).square()
-        return error.sum(), {"learner/rating_error": (error.detach().sum(), len(error))}
+        assert batch.label is not None
+        known = ~batch.label.isnan()
+        error = (values[known] - batch.label[known]).square()
+        return error.sum(), {"learner/rating_error": (error.detach().sum(), error.numel())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +98,12 @@ class BradleyTerry:
 class Ratings:
     """A reward model from absolute ratings.
 
-    depth  layers of the head
+    depth       layers of the head
+    attributes  further ratings of an answer, by name, each with a head of its own
     """
 
     depth: Depth = 1
+    attributes: tuple[str, ...] = ()
 
     @property
     def needs(self) -> Needs:
@@ -110,7 +116,7 @@ class Ratings:
     @property
     def scalar(self) -> Scalar:
         """The model to learn."""
-        return Scalar(RatingsLoss(), at="last", depth=self.depth)
+        return Scalar(RatingsLoss(), at="last", heads=1 + len(self.attributes), depth=self.depth)
 
     @property
     def updates_per_step(self) -> int:
@@ -119,9 +125,11 @@ class Ratings:
     def credit(self, samples: Sequence[Sample], signals: Sequence[Signals]) -> tuple[list[Credit], dict[str, float]]:
         """Every answer on its own."""
         rated = [one for members in by_group(samples, signals) for one in members]
-        return [_credit(*one, number) for number, one in enumerate(rated)], {}
+        return [self._credit(*one, number) for number, one in enumerate(rated)], {}
 
-
-def _credit(sample: Sample, signal: Signals, number: int) -> Credit:
-    own = int(sample.mask.sum())
-    return Credit(sample, signal, np.zeros(own, np.float32), np.ones(own, np.float32), 1.0, number, sample.reward)
+    def _credit(self, sample: Sample, signal: Signals, number: int) -> Credit:
+        own = int(sample.mask.sum())
+        found = [sample.scores[name].value if name in sample.scores else None for name in self.attributes]
+        label = np.array([sample.reward, *found], np.float32)  # None becomes not a number
+        mass = float(np.isfinite(label).sum())
+        return Credit(sample, signal, np.zeros(own, np.float32), np.ones(own, np.float32), mass, number, label)

@@ -18,7 +18,7 @@ reinforcement learning only has to re-weight what it already samples.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -27,7 +27,11 @@ from annotated_types import Ge, Gt, Le
 from pipeline.streams import stream
 from pipeline.tasks.types import TaskSets
 from rewards.errors import Refused
+from rewards.steps import Steps
 from rewards.types import Message, Rated, Task
+
+# An equation ends with a comma or the dot, the answer with the text.
+STEPS = Steps(by="regex", at="[,.]")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Arithmetic:
     slip      how often the teacher forgets a carry or a borrow
     reverse   how often the teacher writes a subtraction's answer backwards
     pairs     each task has the right scratchpad and a wrong one to compare
+    steps     answers have labels by step: the teacher's, or those of `pairs`; and the share of them that is right as
+              the attribute `steps`
     """
 
     digits: Annotated[int, Ge(1), Le(9)] = 2
@@ -48,6 +54,7 @@ class Arithmetic:
     slip: Annotated[float, Ge(0), Le(1)] = 0.8
     reverse: Annotated[float, Ge(0), Le(1)] = 0.8
     pairs: bool = False
+    steps: bool = False
 
     def load(self, seed: int) -> TaskSets:
         """Raises `Refused` when there are fewer different tasks than asked for."""
@@ -75,9 +82,16 @@ class Arithmetic:
             messages=(Message("user", f"{a}{operation}{b}="),),
             reference=str(a + b if operation == "+" else a - b),
             demonstration=written,
-            answers=_pair(operation, a, b, written) if self.pairs else (),
+            answers=self._answers(operation, a, b, written),
             meta={"operation": operation, "carries": _carries(operation, a, b)},
         )
+
+    def _answers(self, operation: str, a: int, b: int, written: str) -> tuple[Rated, ...]:
+        if not (self.pairs or self.steps):
+            return ()
+        right = scratchpad(operation, a, b)
+        rated = _pair(operation, a, b, written) if self.pairs else (Rated(written, float(written == right)),)
+        return tuple(_labelled(one, right) for one in rated) if self.steps else rated
 
 
 def scratchpad(operation: str, a: int, b: int, kept: tuple[bool, ...] | None = None, backwards: bool = False) -> str:
@@ -102,6 +116,18 @@ def scratchpad(operation: str, a: int, b: int, kept: tuple[bool, ...] | None = N
     return ",".join(steps) + "." + (answer[::-1] if backwards else answer)
 
 
+def steps_right(completions: list[str], prompts: list[str], **columns: object) -> list[float]:
+    """A reward function: the share of the scratchpad's equations that stand there as they should, the answer aside."""
+    return [_steps_right(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
+
+
+def _steps_right(prompt: str, text: str) -> float:
+    operation = "+" if "+" in prompt else "-"
+    a, b = map(int, prompt.rstrip("=").split(operation))
+    right, written = (STEPS.texts(one) for one in (scratchpad(operation, a, b), text))
+    return sum(x == y for x, y in zip(right[:-1], written, strict=False)) / (len(right) - 1)
+
+
 def _pair(operation: str, a: int, b: int, written: str) -> tuple[Rated, Rated]:
     """The right scratchpad and a wrong one: the teacher's, else with every carry forgotten, else with ten too much."""
     right = scratchpad(operation, a, b)
@@ -109,6 +135,15 @@ def _pair(operation: str, a: int, b: int, written: str) -> tuple[Rated, Rated]:
     careless = scratchpad(operation, a, b, (False,) * (len(str(a)) - 1))
     wrong = next(text for text in (written, careless, f"{steps}.{int(answer) + 10}") if text != right)
     return Rated(right, 1.0), Rated(wrong, 0.0)
+
+
+def _labelled(one: Rated, right: str) -> Rated:
+    """With a label for each equation and for the answer: right as long as everything up to there is."""
+    ends = STEPS.ends(one.text).tolist()
+    labels = tuple(
+        float(right.startswith(one.text[:end]) and (end < len(one.text) or one.text == right)) for end in ends
+    )
+    return replace(one, attributes={"steps": sum(labels) / len(labels)}, steps=labels, ends=tuple(ends))
 
 
 def _carries(operation: str, a: int, b: int) -> int:

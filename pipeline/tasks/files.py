@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 from annotated_types import Gt
 
 from pipeline.streams import stream
 from pipeline.tasks.cells import cell, conversation, text_of
-from pipeline.tasks.preferences import answer, rated_pair, rating, whole_pair
+from pipeline.tasks.preferences import answer, by_steps, rated_pair, rating, whole_pair
 from pipeline.tasks.readers import Row, read
 from pipeline.tasks.types import TaskSets
 from rewards.errors import Refused
@@ -33,7 +33,10 @@ class Columns:
                    it where there is neither `prompt` nor `messages`
     rejected       the other one
     chosen_rating, rejected_rating  numbers: how good they are; 1 and 0 without
-    rating         a number, or true/false: how good the demonstration is
+    rating         a number, or true/false: how good the demonstration is; of several columns the first says so, the
+                   others are its attributes, by their names
+    steps          a list of texts that the demonstration consists of
+    step_labels    a list of as many numbers, or true/false: how good each step is
     """
 
     prompt: str | None = None
@@ -45,12 +48,20 @@ class Columns:
     rejected: str | None = None
     chosen_rating: str | None = None
     rejected_rating: str | None = None
-    rating: str | None = None
+    rating: str | tuple[str, ...] | None = None
+    steps: str | None = None
+    step_labels: str | None = None
 
     @property
     def named(self) -> set[str]:
         """The columns that are mapped."""
-        return {column for field in fields(self) if (column := getattr(self, field.name)) is not None}
+        columns = [getattr(self, field.name) for field in fields(self) if field.name != "rating"]
+        return {column for column in columns if column is not None} | set(self.ratings)
+
+    @property
+    def ratings(self) -> tuple[str, ...]:
+        """The columns that rate the demonstration, the one for its worth first."""
+        return (self.rating,) if isinstance(self.rating, str) else self.rating or ()
 
 
 @dataclass(frozen=True)
@@ -121,10 +132,14 @@ class Files:
             ("chosen_rating", "rejected_rating"),
             ("rejected_rating", "chosen_rating"),
             ("chosen_rating", "chosen"),
+            ("steps", "step_labels"),
+            ("step_labels", "steps"),
         ):
             if getattr(columns, key) is not None and getattr(columns, other) is None:
                 raise Refused(f"data.columns.{key}: given without data.columns.{other}")
-        for key in ("demonstration", "rating"):
+        if columns.steps is not None and columns.demonstration is not None:
+            raise Refused("data.columns.steps: given with data.columns.demonstration, expected one of the two")
+        for key in ("demonstration", "rating", "steps"):
             if columns.chosen is not None and getattr(columns, key) is not None:
                 raise Refused(f"data.columns.{key}: given with data.columns.chosen, expected one of the two")
 
@@ -161,9 +176,9 @@ class Files:
             messages = (Message("user", self.prompt_template.replace(PROMPT, text)),)
         else:
             messages, demonstration = conversation(where, cell(where, row, "messages", str(columns.messages)))
-        given = columns.demonstration or columns.chosen
+        given = columns.demonstration or columns.chosen or columns.steps
         if given is not None and demonstration is not None:
-            key = "demonstration" if columns.demonstration else "chosen"
+            key = "demonstration" if columns.demonstration else "chosen" if columns.chosen else "steps"
             raise Refused(f"{where}: the messages end with the assistant's, and data.columns.{key} is given")
         if columns.chosen is not None:
             good = answer(where, row, "chosen", columns.chosen)
@@ -171,11 +186,18 @@ class Files:
             return messages, good, rated_pair(where, good, bad, self._ratings(where, row))
         if columns.demonstration is not None:
             demonstration = text_of(where, row, "demonstration", columns.demonstration)
-        if columns.rating is None:
-            return messages, demonstration, ()
+        labelled = None
+        if columns.steps is not None:
+            labelled = by_steps(where, row, columns.steps, str(columns.step_labels))
+            demonstration = labelled.text
+        if not columns.ratings:
+            return messages, demonstration, () if labelled is None else (labelled,)
         if demonstration is None:
             raise Refused(f"{where}: nothing that data.columns.rating rates; name data.columns.demonstration")
-        return messages, demonstration, (Rated(demonstration, rating(where, row, "rating", columns.rating)),)
+        rated = labelled or Rated(demonstration, 0.0)
+        whole, *further = (rating(where, row, "rating", column) for column in columns.ratings)
+        attributes = dict(zip(columns.ratings[1:], further, strict=True))
+        return messages, demonstration, (replace(rated, rating=whole, attributes=attributes),)
 
     def _ratings(self, where: str, row: dict[str, Any]) -> tuple[float, float]:
         chosen, rejected = self.columns.chosen_rating, self.columns.rejected_rating

@@ -81,6 +81,30 @@ def rating(where: str, row: Row, key: str, column: str) -> float:
     return found
 
 
+def by_steps(where: str, row: Row, column: str, labels: str) -> Rated:
+    """An answer by its steps, each with its label; the answer is as good as its worst step."""
+    steps, given = cell(where, row, "steps", column), cell(where, row, "step_labels", labels)
+    for key, name, value in (("steps", column, steps), ("step_labels", labels, given)):
+        if not isinstance(value, list) or not value:
+            found = "an empty list" if value == [] else kind_of(value)
+            raise Refused(
+                f"{where}: column {name!r} (data.columns.{key}) is {found}, expected a list, one for each step"
+            )
+    if len(steps) != len(given):
+        raise Refused(f"{where}: {len(steps)} steps in column {column!r}, but {len(given)} labels in {labels!r}")
+    found = tuple(rating(f"{where}, step {k}", {labels: one}, "step_labels", labels) for k, one in enumerate(given, 1))
+    ends, text = [], ""
+    for k, (step, label) in enumerate(zip(steps, found, strict=True), 1):
+        if not isinstance(step, str) or not step.strip():
+            said = kind_of(step) if not isinstance(step, str) else "empty"
+            raise Refused(f"{where}, step {k}: column {column!r} (data.columns.steps) is {said}, expected text")
+        if not 0 <= label <= 1:
+            raise Refused(f"{where}, step {k}: label {label:g} in column {labels!r}, expected 0 (wrong) to 1 (right)")
+        text += step
+        ends.append(len(text))
+    return Rated(text, min(found), steps=found, ends=tuple(ends))
+
+
 def _side(where: str, row: Row, key: str, column: str) -> Any:
     value = cell(where, row, key, column)
     if not isinstance(value, list):

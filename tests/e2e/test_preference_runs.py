@@ -20,6 +20,14 @@ stages:
   simpo: {kind: preference, steps: 2, groups_per_step: 4, algorithm: {kind: simpo}, learner: {micro_batch_tokens: 80}}
   online: {kind: rl, start: warm_start, steps: 3, groups_per_step: 8, algorithm: {kind: online_dpo, group_size: 4}}
   best: {kind: rl, steps: 3, groups_per_step: 8, algorithm: {kind: rejection, group_size: 4}}
+  lift: {kind: rl, steps: 6, groups_per_step: 8, algorithm: {kind: relift, group_size: 4, demonstrations: 10}}
+  inferred:
+    kind: reward_model
+    steps: 3
+    groups_per_step: 8
+    algorithm: {kind: process, infer: {rollouts: 2, steps: {by: regex, at: "[,.]"}}}
+  labelled: {kind: reward_model, data: {kind: arithmetic, digits: 1, train: 60, held_out: 20, steps: true}, steps: 3,
+             groups_per_step: 8, algorithm: {kind: process, depth: 2}}
   judge: {kind: reward_model, steps: 6, groups_per_step: 8, algorithm: {kind: bradley_terry, depth: 2, centring: 0.01}}
   after: {kind: evaluate}
 """
@@ -58,6 +66,26 @@ def test_every_stage_learns_from_its_pairs(finished):
     assert all(row["learner/samples"] <= 8 for row in of(finished, "best"))
 
 
+def test_what_never_came_out_right_is_shown(finished):
+    """Ten tasks at a time, and every update on rollouts is there as well."""
+    shown = [row["learner/demonstrations"] for row in of(finished, "lift")]
+    assert set(shown) == {0.0, 10.0}
+    assert {"learner/nll" in row for row in of(finished, "lift") if row["learner/demonstrations"]} == {True}
+    assert max(row["policy/staleness_max"] for row in of(finished, "lift")) == 0
+
+
+def test_a_model_of_steps_is_held_to_answers_that_it_did_not_see(finished):
+    stages = json.loads((finished / "summary.json").read_text())["stages"]
+    for name in ("inferred", "labelled"):
+        found = stages[name]
+        assert 0 < found["n"] <= 20
+        assert found["interval"][0] <= found["accuracy"] <= found["interval"][1]
+        assert 0 < found["baseline"] <= 1
+        assert (finished / "stages" / name / "model.safetensors").exists()
+    assert all(0 <= row["label/mean"] <= 1 for row in of(finished, "inferred") if "label/mean" in row)
+    assert all(row["learner/samples"] == 8 for row in of(finished, "labelled")[:-1])
+
+
 def test_the_reward_model_is_saved_and_the_policy_stays(finished):
     summary = json.loads((finished / "summary.json").read_text())
     judge = summary["stages"]["judge"]
@@ -68,9 +96,11 @@ def test_the_reward_model_is_saved_and_the_policy_stays(finished):
     assert 0 <= summary["stages"]["after"]["accuracy"] <= 1
 
 
-def test_a_run_that_was_killed_in_a_preference_stage_goes_on_bit_for_bit(finished, tmp_path):
+@pytest.mark.parametrize(("stage", "step"), [("dpo", 3), ("lift", 4)])
+def test_a_run_that_was_killed_in_a_stage_goes_on_bit_for_bit(finished, tmp_path, stage, step):
+    """In `lift` with tasks that wait for their demonstrations."""
     config = write_config(tmp_path, HEAD + STAGES)
-    kill_at(["run", config, "--run-dir", tmp_path / "run"], tmp_path / "run", "dpo", 3)
+    kill_at(["run", config, "--run-dir", tmp_path / "run"], tmp_path / "run", stage, step)
     done = assay("resume", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert repeatable(tmp_path / "run") == repeatable(finished)

@@ -159,3 +159,15 @@ def test_every_rank_has_something_to_learn_from():
     with pytest.raises(Refused, match=line):
         check(config(learner=many))
     check(config(learner=many | {"ranks": 16}))
+
+
+def test_rollouts_that_labels_are_inferred_from_fit_too():
+    stage = {"kind": "reward_model", "steps": 1, "groups_per_step": 2, "algorithm": {"kind": "process", "infer": {}}}
+    settings = {"stages": {"judge": {**stage, "rollout": {"max_new_tokens": 80}}}}
+    with pytest.raises(Refused, match=r"stages\.judge\.rollout\.max_new_tokens: 80 and the longest tried prompt's"):
+        check(config(**settings))
+    settings = {"stages": {"judge": {**stage, "learner": {"micro_batch_tokens": 9}}}}
+    with pytest.raises(
+        Refused, match=r"stages\.judge\.learner\.micro_batch_tokens: 9, but a sample may have 16 tokens"
+    ):
+        check(config(**settings))

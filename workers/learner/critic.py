@@ -39,7 +39,7 @@ class ScalarLearner:
         if not isinstance(self.model, PreTrainedModel):
             assert hidden is not None, "a shared trunk's states come with the policy's forward pass"
             return apply_head(self.model, hidden)
-        positions = batch.own - 1 if self.spec.at == "own" else batch.lengths.cumsum(0) - 1
+        positions = batch.lengths.cumsum(0) - 1 if self.spec.at == "last" else batch.own - int(self.spec.at == "own")
         return scalars(self.model, batch, positions, self.learner.dtype, self.learner.runs(self.model))
 
     def loss(self, batch: MicroBatch, hidden: Tensor | None) -> tuple[Tensor, Mapping[str, tuple[Any, Any]]]:

@@ -82,6 +82,10 @@ class RolloutPool:
         pairs = [(task.messages, task.demonstration or "") for task in tasks]
         return await self._places[0].ask("render", pairs)
 
+    async def step_ends(self, answers: Sequence[tuple[np.ndarray, Sequence[int]]]) -> list[np.ndarray]:
+        """See `Rollouts.step_ends`."""
+        return await self._places[0].ask("step_ends", answers)
+
     async def run(self, wave: Sequence[Request]) -> AsyncIterator[Generated]:
         """See `Rollouts.run`: every group once, whoever dies or falls silent meanwhile.
 

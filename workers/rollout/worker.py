@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rewards.errors import RunFailed
+from rewards.steps import tokens_at
 from rewards.types import Failure, Group, Message, Rollout, Turn
 from workers.messages import Generated, Wave
 from workers.ports import Engine
@@ -48,15 +49,17 @@ class RolloutWorker:
         """See `Rollouts.render`."""
         return [(self.renderer.prompt(messages), self.renderer.answer(text)) for messages, text in pairs]
 
+    def step_ends(self, answers: Sequence[tuple[np.ndarray, Sequence[int]]]) -> list[np.ndarray]:
+        """See `Rollouts.step_ends`."""
+        return [tokens_at(self.renderer.offsets(ids), np.asarray(ends, np.int32)) for ids, ends in answers]
+
     async def run(self, wave: Wave) -> AsyncIterator[Generated]:
         """See `Rollouts.run`. Raises `RunFailed`, with the worker's name, where its engine broke.
 
         A prompt that is too long comes back first, its rollouts as failures; or it is refused, with the task's name.
         """
         requests = {request.group_id: request for request in wave.requests}
-        rendered = [
-            Prompt(r.group_id, self.renderer.prompt(r.task.messages), r.n, r.sampling) for r in requests.values()
-        ]
+        rendered = [Prompt(r.group_id, self._prompt(r), r.n, r.sampling) for r in requests.values()]
         groups = [_dropped(requests[p.id], len(p.prompt_ids)) for p in rendered if _too_long(p)]
         prompts = [prompt for prompt in rendered if not _too_long(prompt)]
         prompt_ids = {prompt.id: prompt.prompt_ids for prompt in prompts}
@@ -86,6 +89,10 @@ class RolloutWorker:
     async def sleep(self) -> None:
         """See `Engine.sleep`."""
         await self.engine.sleep()
+
+    def _prompt(self, request: Request) -> np.ndarray:
+        ids = self.renderer.prompt(request.task.messages)
+        return ids if request.begun is None else np.concatenate([ids, request.begun])
 
     def _group(self, request: Request, prompt_ids: np.ndarray, completions: list[Completion]) -> Group:
         rollouts = tuple(Rollout(i, (self._turn(request, prompt_ids, c),)) for i, c in enumerate(completions))

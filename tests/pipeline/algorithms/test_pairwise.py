@@ -81,3 +81,12 @@ def test_a_judge_of_pairs_and_a_scalar_add_up_by_their_weights():
     found, _ = Pairwise().credit(group, [Signals()] * 2)
     # d_01 = 0.5 * 1 - 2 * 1 = -1.5
     assert float(found[0].advantage[0]) == pytest.approx(-1.5 / 2 / (2 * 1.5**2 / 4 + 1e-6) ** 0.5, rel=1e-5)
+
+
+def test_a_kl_in_the_reward_is_taken_from_a_rollout_before_it_is_compared():
+    """Of 0.5 * k1, by token: 0.5 * (1 + 1) = 1 from the first, nothing from the second."""
+    group = [replace(s, scores={**s.scores, "exact": Score(3.0)}, reward=3.0) for s in judged([{}, {}])]
+    near = np.array([-1.0, -1.0], np.float32)
+    signals = [Signals(near, near - 1), Signals(near, near)]
+    found, _ = Pairwise(kl_coefficient=0.5, kl_estimator="k1", kl_in="reward").credit(group, signals)
+    np.testing.assert_allclose([c.advantage[0] for c in found], brute([[0, -1], [1, 0]]), rtol=1e-5)

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from steps import credited, step
 from tiny import fresh
 
-from pipeline.algorithms import ALGORITHMS, Campo, Cispo, Gdpo, Grpo, Gspo, Pairwise, ReinforcePlusPlus, ReMax, Rloo
+from pipeline.algorithms import (
+    ALGORITHMS,
+    Campo,
+    Cispo,
+    Gdpo,
+    Grpo,
+    Gspo,
+    Pairwise,
+    ReinforcePlusPlus,
+    Rejection,
+    ReMax,
+    Rloo,
+    Sft,
+)
 from pipeline.algorithms import StableReinforce as Stable
 from pipeline.algorithms.correction import Correction
 from pipeline.algorithms.estimators import overlong, without_outliers
 from pipeline.algorithms.losses import ClippedSurrogate, KlPenalty, SequenceSurrogate, WeightedLogProb
 from pipeline.algorithms.policy_gradient import PolicyGradient
 from pipeline.config import parse_config
+from pipeline.packing import plan
 from rewards.errors import Refused
 from rewards.types import Score
 from workers.types import Needs, Sample, Signals
@@ -33,7 +50,7 @@ def credit(algorithm, samples):
 
 
 def test_the_family_is_whole():
-    assert len(FAMILY) == 10
+    assert len(FAMILY) == 11
 
 
 @pytest.mark.parametrize("kind", FAMILY)
@@ -55,8 +72,8 @@ def test_credit_of_any_of_them(kind):
 @pytest.mark.parametrize("kind", FAMILY)
 def test_equal_rewards_are_no_signal(kind):
     samples = [sample(g, i, 0.1, 1 + i) for g in range(3) for i in range(8)]
-    assert FAMILY[kind](group_size=8).credit(samples, [Signals()] * 24) == ([], {})
-    assert FAMILY[kind](group_size=8).credit([], []) == ([], {})
+    assert credit(FAMILY[kind](group_size=8), samples) == []
+    assert credit(FAMILY[kind](group_size=8), []) == []
 
 
 @pytest.mark.parametrize("kind", FAMILY)
@@ -127,7 +144,7 @@ def test_stable_reinforce_is_the_z_score_of_the_step():
 
 def test_a_rollout_left_alone_in_its_group():
     """The others could not be judged. With a baseline of the group's it teaches nothing; with the step's it does."""
-    samples = [sample(0, 0, 5.0, 2), *(sample(1, i, float(i), 2) for i in range(3))]
+    samples = [sample(0, 0, 5.0, 2), *(sample(1, i, float(i), 2) for i in range(3)), sample(2, 0, 4.0, 2)]
     for algorithm in (
         Grpo(),
         Rloo(),
@@ -140,7 +157,7 @@ def test_a_rollout_left_alone_in_its_group():
     ):
         assert [c.sample.group for c in credit(algorithm, samples)] == [1, 1, 1], algorithm
     for algorithm in (ReinforcePlusPlus(), Stable()):
-        assert [c.sample.group for c in credit(algorithm, samples)] == [0, 1, 1, 1]
+        assert [c.sample.group for c in credit(algorithm, samples)] == [0, 1, 1, 1, 2]
 
 
 def test_remax_learns_nothing_from_the_greedy_rollout_nor_without_it():
@@ -236,3 +253,25 @@ def test_a_group_of_one_is_enough_for_the_steps_baseline():
     samples, signals = step(fresh(), low=1, high=1)
     _, taken = credited(ReinforcePlusPlus(group_size=1), samples, signals)
     assert taken.all()
+
+
+def test_a_likelihood_is_torchs():
+    """SFT's loss on packed log-probs, and rejection sampling's, beside cross-entropy over a random vocabulary."""
+    rng = fresh()
+    samples, signals = step(rng)
+    credits_, _ = Sft().credit(samples, signals)
+    (update,) = plan(credits_, 10**6).updates
+    (batch,) = update.shards[0]
+    logits = torch.tensor(rng.normal(size=(len(batch.own), 11)), requires_grad=True)
+    targets = torch.tensor(rng.integers(0, 11, len(batch.own)))
+    logp = logits.log_softmax(-1)[torch.arange(len(targets)), targets]
+    weights = SimpleNamespace(weight=torch.tensor(batch.weight, dtype=torch.float64))
+    loss, metrics = Sft().losses[0](weights, logp, None)
+    (mine,) = torch.autograd.grad(loss / update.denominator, logits, retain_graph=True)
+    expected = torch.nn.functional.cross_entropy(logits, targets)
+    (theirs,) = torch.autograd.grad(expected, logits)
+    assert (loss / update.denominator).item() == pytest.approx(expected.item(), rel=1e-9)
+    torch.testing.assert_close(mine, theirs)
+    total, count = metrics["learner/nll"]
+    assert float(total) / count == pytest.approx(expected.item(), rel=1e-9)
+    assert Rejection().losses == Sft().losses

@@ -48,7 +48,7 @@ def test_gspo_by_its_definition():
         truth = truth - torch.minimum(s * a, s.clamp(0.95, 1.08) * a)
         start = end
     truth.backward()
-    torch.testing.assert_close(loss, truth, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(loss, truth, rtol=1e-6, atol=1e-5)  # a sum of some 90, each near 1, that may cancel
     torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-9)
 
 

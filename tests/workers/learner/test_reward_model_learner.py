@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tiny import fresh, make, prompts
 from transformers import AutoModelForSequenceClassification
 
-from pipeline.algorithms import BradleyTerry, Ratings
-from pipeline.held_out import judged
+from pipeline.algorithms import BradleyTerry, Process, Ratings
+from pipeline.held_out import first_errors, judged, numbers, rating_error
 from pipeline.packing import for_inference, plan
+from rewards.types import Score
 from workers.learner.engine_torch import TorchLearner
 from workers.models.attention import Packed
 from workers.types import Needs, Optimization, Sample, Signals
@@ -121,3 +125,85 @@ def test_it_learns_which_answer_is_better_and_the_policy_stays(path, tmp_path, a
             for s, reward in zip(unseen[:10], rewards[:10], strict=True):
                 theirs = loaded(torch.tensor(s.ids.astype(np.int64))[None]).logits[0, 0].item()
                 assert theirs == pytest.approx(float(reward), abs=1e-4)
+
+
+def stepped(rng, count):
+    """A step ends with a 7, and is right where its answer held no 6 so far."""
+    out = []
+    for i in range(count):
+        ids = rng.choice([4, 5, 6, 7], int(rng.integers(6, 16)), p=[0.4, 0.35, 0.05, 0.2]).astype(np.int32)
+        ids[-1] = 7
+        own = ids[2:]
+        ends = np.flatnonzero(own == 7).astype(np.int32)
+        labels = np.array([6 not in own[: end + 1] for end in ends], np.float32)
+        out.append(Sample(i, 0, ids, np.arange(len(ids)) >= 2, None, 1.0, labels, step_ends=ends))
+    return out
+
+
+def test_a_steps_number_is_read_at_its_last_token(path):
+    """What stands after it has no say in it, and what the saved model says there is the same."""
+    rng, algorithm = fresh(), Process()
+    made = learner(path, algorithm)
+    stirred(made, int(rng.integers(2**31)))
+    samples = stepped(rng, 12)
+    found = asyncio.run(numbers(samples, Asked(made), algorithm.scalar, 60))
+    for sample, ours in zip(samples, found, strict=True):
+        for end in sample.step_ends:
+            cut = replace(sample, ids=sample.ids[: 2 + end + 1], mask=sample.mask[: 2 + end + 1])
+            last = replace(algorithm.scalar, at="last")
+            (alone,) = made_at(made, last, cut)
+            assert ours[end, 0] == pytest.approx(alone, abs=1e-5)
+
+
+def made_at(made, scalar, sample):
+    before, made.scalar.spec = made.scalar.spec, scalar
+    found = made.infer(for_inference([sample], 10**6)[1], Needs(critic=scalar))[0]["value"][:, 0]
+    made.scalar.spec = before
+    return found.tolist()
+
+
+class Asked:
+    """The learner as the head asks it."""
+
+    def __init__(self, made):
+        self.made = made
+
+    async def infer(self, batches, needs):
+        return self.made.infer(batches, needs), 0.0
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared"])
+def test_it_learns_where_answers_go_wrong(path, loss):
+    rng, algorithm = np.random.default_rng(5), Process(loss=loss)
+    made = learner(path, algorithm, lr=5e-3)
+    for _ in range(40):
+        made.update(update(algorithm, stepped(rng, 48), 10**6))
+    unseen = stepped(rng, 200)
+    found = asyncio.run(numbers(unseen, Asked(made), algorithm.scalar, 500))
+    called = [algorithm.right(n[s.step_ends, 0]) for n, s in zip(found, unseen, strict=True)]
+    accuracy = first_errors(unseen, called)
+    assert accuracy is not None
+    assert accuracy.interval[0] > accuracy.baseline
+    assert accuracy.steps > 0.8
+
+
+def test_each_attribute_has_a_number_of_its_own(path):
+    algorithm = Ratings(attributes=("fives", "sixes"))
+    rng = np.random.default_rng(4)
+    made = learner(path, algorithm, lr=3e-3)
+
+    def rated(count):
+        counted = {"fives": 5, "sixes": 6}
+        return [
+            replace(s, scores={name: Score(float((s.ids == token).sum())) for name, token in counted.items()})
+            for s in pairs(rng, count)
+        ]
+
+    for _ in range(60):
+        made.update(update(algorithm, rated(32), 10**6))
+    unseen = rated(60)
+    found = np.array(asyncio.run(numbers(unseen, Asked(made), algorithm.scalar, 500)))
+    for column, name in enumerate(("fives", "sixes"), 1):
+        wanted = np.array([s.scores[name].value for s in unseen])
+        assert np.corrcoef(found[:, column], wanted)[0, 1] > 0.5
+    assert rating_error(unseen, found[:, 0]).explained > 0.1

@@ -90,3 +90,26 @@ def test_a_broken_engine_is_named(tmp_path):
     request = Request(0, Task("long", (Message("user", "1" * 513),)), 1, Sampling(2))
     with pytest.raises(RunFailed, match=r"^rollout-3: the engine failed: IndexError: "):
         groups(worker, [request])
+
+
+def test_rollouts_go_on_from_what_was_begun_as_if_it_had_been_drawn(worker):
+    """Greedy: from every prefix of an answer comes the rest of it."""
+    (request,) = wave(fresh(), 1, n=1, max_new_tokens=16, temperature=0.0)
+    (whole,) = (r.turns[0] for r in groups(worker, [request])[request.group_id].rollouts)
+    for cut in range(1, len(whole.completion_ids)):
+        begun = whole.completion_ids[:cut]
+        sampling = Sampling(16 - cut, temperature=0.0)
+        onwards = Request(3, request.task, 2, sampling, begun)
+        for rollout in groups(worker, [onwards])[3].rollouts:
+            (turn,) = rollout.turns
+            assert turn.prompt_ids.tolist() == [*whole.prompt_ids.tolist(), *begun.tolist()]
+            assert turn.completion_ids.tolist() == whole.completion_ids[cut:].tolist()
+
+
+def test_steps_end_in_the_token_that_holds_their_last_character(worker):
+    rng = fresh()
+    texts = ["".join(rng.choice(list(ALPHABET), int(rng.integers(2, 12)))) for _ in range(5)]
+    ends = [sorted(rng.choice(len(text), 2, replace=False).tolist()) for text in texts]
+    answers = [worker.renderer.answer(text) for text in texts]
+    found = worker.step_ends([(ids, [end + 1 for end in some]) for ids, some in zip(answers, ends, strict=True)])
+    assert [places.tolist() for places in found] == ends  # one token per character
