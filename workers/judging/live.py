@@ -9,9 +9,12 @@ import numpy as np
 
 from rewards.declared import ChatModel, Corpus, Passage, Reply, ScalarModel, Service, declared
 from rewards.panel import Panel
+from rewards.programs import Limits, Ran
 from rewards.types import Message
 from workers.judging.chat import ChatClient
 from workers.judging.http import Http
+from workers.judging.sandbox import Sandbox
+from workers.judging.sandbox import check as check_sandbox
 from workers.judging.search import Index
 from workers.judging.toolbox import ProcessToolbox
 
@@ -54,6 +57,10 @@ class LiveToolbox(ProcessToolbox):
         """See `Toolbox.search`."""
         return self._thing(corpus, Index).search(query, k)
 
+    async def execute(self, program: str, stdin: str, limits: Limits) -> Ran:
+        """See `Toolbox.execute`."""
+        return await self._thing(Sandbox, lambda _: Sandbox(self._processes)).run(program, stdin, limits)
+
     async def post(self, service: Service, payload: Any) -> Any:
         """See `Toolbox.post`."""
         return await self._thing(service, Http).ask("", payload)
@@ -65,6 +72,8 @@ class LiveToolbox(ProcessToolbox):
     async def warm(self, panel: Panel) -> None:
         """Load what takes long to load, so that no group waits for it. Raises `Refused`."""
         for seat in panel.seats:
+            if getattr(seat.source, "uses_sandbox", False):
+                check_sandbox()
             for spec in declared(seat.source):
                 if isinstance(spec, ScalarModel):
                     await self._thing(spec, self._reader).open()
