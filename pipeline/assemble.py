@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,13 @@ from pipeline.shaping import shapers_of
 from pipeline.streams import key
 from pipeline.tasks import TaskSets
 from rewards.catalog import resolve
+from rewards.declared import ChatModel
 from rewards.errors import Refused
 from rewards.noise import Noise, bounds_of
 from rewards.panel import Panel, Seat
 from rewards.sources.function import Function
 from workers import types
+from workers.judging.hosts import check_host, hosted
 from workers.judging.pool import JudgePool
 from workers.learner.team import LearnerTeam
 from workers.models import ModelInit
@@ -223,13 +226,40 @@ def placement_of(config: Config) -> Placement:
             Ask(f"rollout-{i}", rollout.cpus, rollout.gpus, rollout.gpu_type, rollout.spread, i >= _least(rollout))
             for i in range(rollout.workers)
         ],
-        [Ask(f"judge-{i}", cpus, 0, type_, spread, i >= needed) for i, cpus in enumerate(of_judge)],
+        [Ask(f"judge-{i}", cpus, 0, type_, spread, i >= needed) for i, cpus in enumerate(of_judge)]
+        + _hosted_asks(judges),
         config.cluster.placement == "shared",
     )
 
 
 def _least(pool: Rollout | Rewards) -> int:
     return pool.min_workers or pool.workers
+
+
+def _hosted_asks(judges: Sequence[Rewards]) -> list[Ask]:
+    """Room for what every panel needs in processes of its own."""
+    needed = [hosted(seat.source for seat in panel_of(rewards).seats) for rewards in judges]
+    columns = zip_longest(*needed)
+    return [
+        Ask(f"hosted-{i}", max(spec.cpus for spec in column if spec), max(spec.gpus for spec in column if spec))
+        for i, column in enumerate(columns)
+    ]
+
+
+def check_judges(config: Config) -> None:
+    """Raises `Refused` where a model that is to be served is none that writes, or vLLM is not installed."""
+    for rewards in panels(config):
+        for name, seat in zip(rewards.sources, panel_of(rewards).seats, strict=True):
+            for spec in hosted([seat.source]):
+                if isinstance(spec, ChatModel):
+                    if find_spec("vllm") is None:
+                        raise Refused(
+                            f"rewards.sources.{name}.judge.host: vllm, which would serve it, is not installed"
+                        )
+                    try:
+                        check_host(spec)
+                    except Refused as error:
+                        raise Refused(f"rewards.sources.{name}.judge.host: {error}") from error
 
 
 def model_path(config: Config, run_dir: Path) -> str:

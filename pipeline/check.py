@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.assemble import check_engine, noise_of, panel_of, panels, placement_of, tasks_of, texts_of
+from pipeline.assemble import check_engine, check_judges, noise_of, panel_of, panels, placement_of, tasks_of, texts_of
 from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, Rewards, SftStage
 from pipeline.fit import check_lengths, check_machine, check_timeouts
 from pipeline.memory import BYTES, Longest, Needs, needs
 from pipeline.tasks import TaskSets
+from rewards.declared import ChatModel, declared
 from rewards.errors import Refused
 from rewards.selfcheck import selfcheck
 from rewards.types import Task
@@ -68,6 +69,7 @@ def check(config: Config) -> Checked:
     # The sources first: what is wrong with them shows before the seconds that the model's libraries take to load.
     cases = asyncio.run(_self_checks(config, tasks))
     check_engine(config)
+    check_judges(config)
     sizes, renderer = _model(config, tasks)
     _check_critics(config)
     longest = {name: _longest(sets, renderer) for name, sets in tasks.items()}
@@ -160,6 +162,11 @@ async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tu
     finally:
         await tools.aclose()
     return out
+
+
+def _served(source: object) -> bool:
+    """Whether it needs a model that is served only while a run runs."""
+    return any(isinstance(spec, ChatModel) and spec.host for spec in declared(source))
 
 
 def _rewards(stage: object) -> Rewards | None:

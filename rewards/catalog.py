@@ -17,6 +17,8 @@ from rewards.sources.generative import Generative
 from rewards.sources.listwise import Listwise
 from rewards.sources.math import Math
 from rewards.sources.pairwise import PairwiseJudge
+from rewards.sources.process import Process, StepJudge
+from rewards.sources.remote import Remote
 from rewards.sources.rubric import Rubric
 from rewards.sources.scalar import Scalar
 from rewards.sources.tooled import Tooled
@@ -29,6 +31,9 @@ SOURCES: dict[str, type] = {
     "pairwise": PairwiseJudge,
     "listwise": Listwise,
     "rubric": Rubric,
+    "process": Process,
+    "step_judge": StepJudge,
+    "remote": Remote,
     "tooled": Tooled,
 }
 # How the sources' values become one reward.
@@ -46,7 +51,7 @@ def resolve(kind: str) -> type | Callable[..., Any]:
     """The class of a kind; or the class or plain function at `package.module:name` (`Function(path=kind)` hosts it).
 
     Raises `Refused` for an unknown kind, a path that does not import, a class without `score`, and a function
-    whose signature is neither TRL's nor verl's.
+    whose signature is none of TRL's, verl's and OpenRLHF's.
     """
     if ":" not in kind:
         if kind not in SOURCES:

@@ -27,7 +27,7 @@ async def selfcheck(seat: Seat, tasks: Sequence[Task], tools: Toolbox) -> int:
     cases = [case for task in tasks[:CASES] if (case := seat.source.case(task))]
     panel = Panel((replace(seat, weight=1.0, on_failure="mask"),))
     for case in cases:
-        verdicts = (await panel.judge(_written(case), tools)).verdicts
+        verdicts = (await panel.judge(written(case.task, (case.gold, case.foil)), tools)).verdicts
         gold, foil = (verdict.scores[seat.name] for verdict in verdicts)
         if gold.value is None or foil.value is None or gold.value <= foil.value:
             raise Refused(
@@ -41,11 +41,11 @@ def _told(score: Score) -> str:
     return f"{score.value:g}" if score.value is not None else f"no score ({score.failure})"
 
 
-def _written(case: Case) -> Group:
-    """The two answers as if a policy had written them; there are no tokens."""
+def written(task: Task, texts: Sequence[str], id: int = 0) -> Group:
+    """Answers as if a policy had written them; there are no tokens."""
     none = np.zeros(0, np.int32)
-    turns = (Turn(none, none, np.zeros(0, np.float32), text, "stop", ((0, 0),)) for text in (case.gold, case.foil))
-    return Group(0, case.task, tuple(Rollout(i, (turn,)) for i, turn in enumerate(turns)))
+    turns = (Turn(none, none, np.zeros(0, np.float32), text, "stop", ((0, 0),)) for text in texts)
+    return Group(id, task, tuple(Rollout(i, (turn,)) for i, turn in enumerate(turns)))
 
 
 def written_case(task: Task) -> Case | None:
