@@ -22,13 +22,12 @@ from pipeline.shaping import shapers_of
 from pipeline.streams import key
 from pipeline.tasks import TaskSets
 from rewards.catalog import resolve
-from rewards.declared import ChatModel
 from rewards.errors import Refused
 from rewards.noise import Noise, bounds_of
 from rewards.panel import Panel, Seat
 from rewards.sources.function import Function
 from workers import types
-from workers.judging.hosts import check_host, hosted
+from workers.judging.hosts import hosted
 from workers.judging.pool import JudgePool
 from workers.learner.team import LearnerTeam
 from workers.models import ModelInit
@@ -244,22 +243,6 @@ def _hosted_asks(judges: Sequence[Rewards]) -> list[Ask]:
         Ask(f"hosted-{i}", max(spec.cpus for spec in column if spec), max(spec.gpus for spec in column if spec))
         for i, column in enumerate(columns)
     ]
-
-
-def check_judges(config: Config) -> None:
-    """Raises `Refused` where a model that is to be served is none that writes, or vLLM is not installed."""
-    for rewards in panels(config):
-        for name, seat in zip(rewards.sources, panel_of(rewards).seats, strict=True):
-            for spec in hosted([seat.source]):
-                if isinstance(spec, ChatModel):
-                    if find_spec("vllm") is None:
-                        raise Refused(
-                            f"rewards.sources.{name}.judge.host: vllm, which would serve it, is not installed"
-                        )
-                    try:
-                        check_host(spec)
-                    except Refused as error:
-                        raise Refused(f"rewards.sources.{name}.judge.host: {error}") from error
 
 
 def model_path(config: Config, run_dir: Path) -> str:

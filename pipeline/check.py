@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.assemble import check_engine, check_judges, noise_of, panel_of, panels, placement_of, tasks_of, texts_of
+from pipeline.assemble import check_engine, noise_of, panel_of, panels, placement_of, tasks_of, texts_of
 from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, Rewards, SftStage
 from pipeline.fit import check_lengths, check_machine, check_timeouts
 from pipeline.memory import BYTES, Longest, Needs, needs
@@ -17,6 +18,7 @@ from rewards.declared import ChatModel, declared
 from rewards.errors import Refused
 from rewards.selfcheck import selfcheck
 from rewards.types import Task
+from workers.judging.hosts import check_host, hosted
 from workers.judging.live import LiveToolbox
 from workers.placement import Machine, Placement, this_machine
 
@@ -69,7 +71,7 @@ def check(config: Config) -> Checked:
     # The sources first: what is wrong with them shows before the seconds that the model's libraries take to load.
     cases = asyncio.run(_self_checks(config, tasks))
     check_engine(config)
-    check_judges(config)
+    _check_judges(config)
     sizes, renderer = _model(config, tasks)
     _check_critics(config)
     longest = {name: _longest(sets, renderer) for name, sets in tasks.items()}
@@ -117,6 +119,22 @@ def _model(config: Config, tasks: Mapping[str, TaskSets]) -> tuple[ModelSizes, R
     if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
         raise Refused(f"model.path {path!r}: no weights in it, expected *.safetensors")
     return sizes, renderer
+
+
+def _check_judges(config: Config) -> None:
+    """Raises `Refused` where a model that is to be served is none that writes, or vLLM is not installed."""
+    for rewards in panels(config):
+        for name, seat in zip(rewards.sources, panel_of(rewards).seats, strict=True):
+            for spec in hosted([seat.source]):
+                if isinstance(spec, ChatModel):
+                    if find_spec("vllm") is None:
+                        raise Refused(
+                            f"rewards.sources.{name}.judge.host: vllm, which would serve it, is not installed"
+                        )
+                    try:
+                        check_host(spec)
+                    except Refused as error:
+                        raise Refused(f"rewards.sources.{name}.judge.host: {error}") from error
 
 
 def _check_critics(config: Config) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from annotated_types import Ge, Gt
 
@@ -42,6 +42,8 @@ class Writer:
     temperature: Annotated[float, Ge(0)] = 0.0
     samples: Annotated[int, Gt(0)] = 1
     guard: bool = True
+
+    fallible: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Raises `Refused` for a prompt that is no template, `ValueError` where samples would all be the same."""

@@ -65,11 +65,13 @@ async def start_hosts(panel: Panel, start: Callable[..., Actor]) -> dict[Spec, A
         )
         for i, spec in enumerate(specs)
     }
+    opened = False
     try:
         await asyncio.gather(*(_open(actor) for actor in hosts.values()))
-    except BaseException:
-        stop_hosts(hosts)
-        raise
+        opened = True
+    finally:
+        if not opened:
+            stop_hosts(hosts)
     return hosts
 
 
