@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from rewards.noise import Noise, bounds_of
 from rewards.panel import Panel, Seat
 from rewards.sources.function import Function
 from workers import types
+from workers.judging.hosts import hosted
 from workers.judging.pool import JudgePool
 from workers.learner.team import LearnerTeam, rank_names
 from workers.models import ModelInit
@@ -225,13 +227,24 @@ def placement_of(config: Config) -> Placement:
             Ask(f"rollout-{i}", rollout.cpus, rollout.gpus, rollout.gpu_type, rollout.spread, i >= _least(rollout))
             for i in range(rollout.workers)
         ],
-        [Ask(f"judge-{i}", cpus, 0, type_, spread, i >= needed) for i, cpus in enumerate(of_judge)],
+        [Ask(f"judge-{i}", cpus, 0, type_, spread, i >= needed) for i, cpus in enumerate(of_judge)]
+        + _hosted_asks(judges),
         config.cluster.placement == "shared",
     )
 
 
 def _least(pool: Rollout | Rewards) -> int:
     return pool.min_workers or pool.workers
+
+
+def _hosted_asks(judges: Sequence[Rewards]) -> list[Ask]:
+    """Room for what every panel needs in processes of its own."""
+    needed = [hosted(seat.source for seat in panel_of(rewards).seats) for rewards in judges]
+    columns = zip_longest(*needed)
+    return [
+        Ask(f"hosted-{i}", max(spec.cpus for spec in column if spec), max(spec.gpus for spec in column if spec))
+        for i, column in enumerate(columns)
+    ]
 
 
 def model_path(config: Config, run_dir: Path) -> str:

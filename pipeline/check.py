@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,11 @@ from pipeline.fit import check_lengths, check_machine, check_timeouts
 from pipeline.memory import BYTES, Longest, Needs, needs
 from pipeline.stage_kinds import judged_by
 from pipeline.tasks import TaskSets
+from rewards.declared import ChatModel, declared
 from rewards.errors import Refused, nearest
 from rewards.selfcheck import selfcheck
 from rewards.types import Task
+from workers.judging.hosts import check_host, hosted
 from workers.judging.live import LiveToolbox
 from workers.placement import Machine, Placement, this_machine
 
@@ -79,6 +82,7 @@ def check(config: Config) -> Checked:
     # The sources first: what is wrong with them shows before the seconds that the model's libraries take to load.
     cases = asyncio.run(_self_checks(config, tasks))
     check_engine(config)
+    _check_judges(config)
     sizes, renderer = _model(config, tasks)
     _check_critics(config, renderer)
     _check_ranks(config)
@@ -159,6 +163,22 @@ def _model(config: Config, tasks: Mapping[str, TaskSets]) -> tuple[ModelSizes, R
     return sizes, renderer
 
 
+def _check_judges(config: Config) -> None:
+    """Raises `Refused` where a model that is to be served is none that writes, or vLLM is not installed."""
+    for rewards in panels(config):
+        for name, seat in zip(rewards.sources, panel_of(rewards).seats, strict=True):
+            for spec in hosted([seat.source]):
+                if isinstance(spec, ChatModel):
+                    if find_spec("vllm") is None:
+                        raise Refused(
+                            f"rewards.sources.{name}.judge.host: vllm, which would serve it, is not installed"
+                        )
+                    try:
+                        check_host(spec)
+                    except Refused as error:
+                        raise Refused(f"rewards.sources.{name}.judge.host: {error}") from error
+
+
 def _check_critics(config: Config, renderer: Renderer) -> None:
     """A critic that starts from a directory reads the policy's tokens."""
     from workers.models.load import load_tokenizer
@@ -227,3 +247,8 @@ async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tu
     finally:
         await tools.aclose()
     return out
+
+
+def _served(source: object) -> bool:
+    """Whether it needs a model that is served only while a run runs."""
+    return any(isinstance(spec, ChatModel) and spec.host for spec in declared(source))

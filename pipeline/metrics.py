@@ -74,4 +74,6 @@ def _source_metrics(name: str, scores: Sequence[Score]) -> dict[str, float]:
         out[f"{prefix}/mean"] = float(np.mean(values))
     if any(score.cost for score in scores):
         out[f"{prefix}/cost"] = float(sum(score.cost for score in scores))
+    if any(score.tokens for score in scores):
+        out[f"{prefix}/tokens"] = float(sum(score.tokens for score in scores))
     return out

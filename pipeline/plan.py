@@ -95,7 +95,7 @@ def _sources(checked: Checked) -> Table:
     for rewards, cases in checked.cases:
         stages = [name for name, stage in checked.config.stages.items() if judged_by(stage) == rewards]
         for source, seat in rewards.sources.items():
-            tried = cases[source]
-            told = f"passed on {tried} tasks" if tried else "has none"
+            tried = cases.get(source)
+            told = "is served in runs only" if tried is None else f"passed on {tried} tasks" if tried else "has none"
             table.add_row(source, seat.kind, f"{seat.weight:g}", seat.on_failure, told, ", ".join(stages))
     return table

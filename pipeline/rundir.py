@@ -22,7 +22,7 @@ import yaml
 
 from pipeline.config import Config
 from rewards.errors import Refused, nearest
-from rewards.types import ScoredGroup
+from rewards.types import Score, ScoredGroup
 
 PACKAGES = (
     "ray",
@@ -167,15 +167,19 @@ def _row(stage: str, step: int, scored: Any, rollout: Any, verdict: Any) -> dict
         "reference": task.reference,
         "reward": verdict.reward,
         "failure": str(verdict.failure) if verdict.failure else None,
-        "scores": {
-            name: {
-                "value": score.value,
-                "explanation": score.explanation,
-                "failure": str(score.failure) if score.failure else None,
-            }
-            for name, score in verdict.scores.items()
-        },
+        "scores": {name: _told(score) for name, score in verdict.scores.items()},
         "stop": turn.stop if turn else None,
         "tokens": len(turn.completion_ids) if turn else 0,
         "version": turn.version if turn else None,
+    }
+
+
+def _told(score: Score) -> dict[str, Any]:
+    """What a person reads of a score; what it cost and what it is made of, where there is something to say."""
+    more = {"parts": dict(score.parts), "cost": score.cost, "tokens": score.tokens}
+    return {
+        "value": score.value,
+        "explanation": score.explanation,
+        "failure": str(score.failure) if score.failure else None,
+        **{name: value for name, value in more.items() if value},
     }

@@ -14,6 +14,7 @@ from pipeline.algorithms import ALGORITHMS
 from pipeline.knobs import Knobs, PlugKnobs, knobs_from
 from pipeline.refusals import OWN
 from pipeline.tasks import DATA
+from rewards.attack import Attack
 from rewards.catalog import COMBINERS, SHAPERS, SOURCES
 from rewards.errors import nearest
 from rewards.noise import NOISES
@@ -216,9 +217,10 @@ def _seats() -> Any:
 
 
 if TYPE_CHECKING:
-    SeatEntry = Combine = Shape = Any
+    SeatEntry = Combine = Shape = AttackKnobs = Any
 else:
     SeatEntry = _seats()
+    AttackKnobs = knobs_from(Attack)
     Combine = one_of(COMBINERS)
     Shape = one_of(SHAPERS)
 
@@ -234,6 +236,8 @@ class Rewards(Pool):
     """How their values become one reward; default: their weighted sum."""
     shape: tuple[Shape, ...] = ()
     """What is done to the reward, or to step rewards, one after the other; evaluations go by the reward before it."""
+    attack: AttackKnobs | None = None
+    """Answers that say nothing, put before the sources of stages that learn; one that they fool is refused."""
     failure_budget: Share = 0.5
     """The run ends when more than this share of the last `failure_window` rollouts could not be judged."""
     failure_window: Count = 512

@@ -11,6 +11,7 @@ from pipeline.algorithms import Kto, Process, Relift, Sft
 from pipeline.algorithms.kl_control import Controlled
 from pipeline.algorithms.ppo import Ppo
 from pipeline.assemble import Hands, judges_steps, optimization_of, sampling_of
+from pipeline.attacks import Attacks
 from pipeline.buffer import Buffer
 from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage, TrainStage
 from pipeline.evaluate import evaluate
@@ -249,6 +250,10 @@ async def _rl(
         feed = WithHardest(feed, hands.rollouts, tasks.train, enough, failure, recorder.memory)
     gap = GapRule(name, stage.gap_warning, stage.gap_limit)
     after = partial(recorder.step, name, budget, gap)
+    if stage.rewards.attack is not None:
+        attacks = Attacks(stage.rewards.attack.build(), name, judges.panel, judges, tasks.held_out or tasks.train)
+        after = attacks.around(after)
+        await attacks.before(start)
     if isinstance(algorithm, Ppo) and algorithm.kl_control.target is not None:
         algorithm = Controlled(algorithm, recorder.memory)
     training = Training(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from annotated_types import Ge, Gt
 
@@ -42,6 +42,8 @@ class Writer:
     temperature: Annotated[float, Ge(0)] = 0.0
     samples: Annotated[int, Gt(0)] = 1
     guard: bool = True
+
+    fallible: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Raises `Refused` for a prompt that is no template, `ValueError` where samples would all be the same."""
@@ -128,3 +130,8 @@ class Bill:
             missing = abstained(f"{why}: {told[-120:]!r}" if told else why)
             return Score(failure=missing.failure, cost=self.cost, tokens=math.ceil(self.tokens))
         return Score(value, explanation=told, parts=parts, cost=self.cost, tokens=math.ceil(self.tokens))
+
+    def steps(self, score: Score) -> Score:
+        """A score of steps with its price."""
+        told = one_line(self.texts[0][-240:]) if self.texts else ""
+        return replace(score, explanation=told, cost=self.cost, tokens=math.ceil(self.tokens))

@@ -32,7 +32,9 @@ from rewards.sources.listwise import Listwise
 from rewards.sources.math import Math
 from rewards.sources.numeric import Numeric
 from rewards.sources.pairwise import PairwiseJudge
+from rewards.sources.process import Process, StepJudge
 from rewards.sources.regex import Regex
+from rewards.sources.remote import Remote
 from rewards.sources.rubric import Rubric
 from rewards.sources.scalar import Scalar
 from rewards.sources.schema import Schema
@@ -52,6 +54,9 @@ SOURCES: dict[str, type] = {
     "pairwise": PairwiseJudge,
     "listwise": Listwise,
     "rubric": Rubric,
+    "process": Process,
+    "step_judge": StepJudge,
+    "remote": Remote,
     "tooled": Tooled,
     "step_function": StepFunction,
 }
@@ -85,7 +90,7 @@ def resolve(kind: str) -> type | Callable[..., Any]:
     """The class of a kind; or the class or plain function at `package.module:name` (`Function(path=kind)` hosts it).
 
     Raises `Refused` for an unknown kind, a path that does not import, a class without `score`, and a function
-    whose signature is neither TRL's nor verl's.
+    whose signature is none of TRL's, verl's and OpenRLHF's.
     """
     if ":" not in kind:
         if kind not in SOURCES:

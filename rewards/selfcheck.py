@@ -18,16 +18,20 @@ async def selfcheck(seat: Seat, tasks: Sequence[Task], tools: Toolbox) -> int:
     """Try the seat's source on the first tasks it has a case for, at most three; returns how many were tried.
 
     A source without cases passes. Raises `Refused` with the source, the task and both scores where the gold answer
-    is not scored above the foil, or where either can't be judged.
+    is not scored above the foil, or where either can't be judged. A source that may err (`fallible`: a model) must be
+    right over all cases together.
     """
     if not isinstance(seat.source, SelfChecking):
         return 0
     cases = [case for task in tasks[:CASES] if (case := seat.source.case(task))]
     panel = Panel((replace(seat, weight=1.0, on_failure="mask"),))
+    fallible, ahead = getattr(seat.source, "fallible", False), 0.0
     for case in cases:
         verdicts = (await panel.judge(Group.written(0, case.task, (case.gold, case.foil)), tools)).verdicts
         gold, foil = (verdict.scores[seat.name] for verdict in verdicts)
-        if gold.value is None or foil.value is None or gold.value <= foil.value:
+        margin = None if gold.value is None or foil.value is None else gold.value - foil.value
+        ahead = (ahead if fallible else 0.0) + (margin or 0.0)
+        if margin is None or (ahead <= 0 and (case is cases[-1] or not fallible)):
             raise Refused(
                 f"reward source {seat.name!r} fails its self-check on task {case.task.id!r}: expected the gold answer "
                 f"{case.gold[:60]!r} above the foil {case.foil[:60]!r}, got {_told(gold)} and {_told(foil)}"

@@ -128,11 +128,13 @@ def start_actor(
     bundle: Bundle | None = None,
     share: float = 1.0,
     env: Mapping[str, str] | None = None,
+    restarts: int = 0,
     **kwargs: Any,
 ) -> Actor:
     """A worker process that holds `cls(*args, **kwargs)`, with as many threads as it has CPUs (one at least).
 
-    `bundle` is where it starts; `share` the part of its CPUs and GPUs that Ray is told of, where it takes turns.
+    `bundle` is where it starts; `share` the part of its CPUs and GPUs that Ray is told of, where it takes turns;
+    `restarts` how often Ray starts it again by itself where its process dies: its constructor runs anew.
 
     Returns at once; `ready` waits for it. What can be refused belongs into a method, not into the constructor:
     an error there comes out as `Died`. The driver's import paths and current directory are the worker's too.
@@ -148,6 +150,7 @@ def start_actor(
     remote = ray.remote(cls).options(
         num_cpus=cpus * share,
         num_gpus=gpus * share,
+        max_restarts=restarts,
         scheduling_strategy=where,
         runtime_env={"env_vars": variables},
     )

@@ -182,7 +182,10 @@ function card(row, wanted) {
   const scores = element("div", "scores");
   for (const [source, score] of Object.entries(row.scores || {})) {
     scores.append(element("span", "", source), element("span", "number", plain(score.value)));
-    scores.append(element("span", score.failure ? "why failure" : "why", score.failure || score.explanation || ""));
+    const parts = Object.entries(score.parts || {}).map(([name, value]) => `${name} ${plain(value)}`);
+    const price = [score.tokens && `${score.tokens} tokens`, score.cost && `cost ${plain(score.cost)}`];
+    const why = [score.failure || score.explanation, ...parts, ...price].filter(Boolean).join(" · ");
+    scores.append(element("span", score.failure ? "why failure" : "why", why));
   }
   const told = Object.values(row.scores || {}).some((score) => score.failure === row.failure);
   if (row.failure && !told) scores.append(element("span", "", "sample"), element("span", "number", "–"), element("span", "why failure", row.failure));

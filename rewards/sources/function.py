@@ -1,4 +1,4 @@
-"""A plain Python function as a judge, in TRL's or verl's signature, told apart by its parameter names.
+"""A plain Python function as a judge, in TRL's, verl's or OpenRLHF's signature, told apart by its parameter names.
 
 TRL (`GRPOTrainer`'s reward_funcs):  fn(completions, **columns) -> list[float | None]
     once per group. Columns are the task's `meta` and `reference`, repeated for every completion; `prompts` and
@@ -6,8 +6,11 @@ TRL (`GRPOTrainer`'s reward_funcs):  fn(completions, **columns) -> list[float | 
 verl (`custom_reward_function`):     compute_score(data_source, solution_str, ground_truth, extra_info) -> float | dict
     once per rollout. `data_source` and `extra_info` come from the task's `meta` ("" and {} where it has none),
     `ground_truth` is the reference. Of a dict, "score" is the value and its other numbers become parts.
+OpenRLHF (`--remote_rm_url FILE`):   reward_func(queries, prompts, labels) -> list[float] | dict
+    once per group. A query is prompt and answer together, the labels are the reference. Of a dict, "rewards" are the
+    values, and lists of numbers among its "extra_logs" become parts.
 
-Either may be async. A parameter that the function does not name, and has no ** for, is left out.
+Each may be async. A parameter that the function does not name, and has no ** for, is left out.
 """
 
 from __future__ import annotations
@@ -49,14 +52,17 @@ class Function:
     helper_imports: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        """Raises `Refused` where the path does not import or the signature is neither TRL's nor verl's."""
+        """Raises `Refused` where the path does not import or the signature is none of the three."""
         style(load(self.path), self.path)
 
     async def score(self, group: Group, tools: Toolbox) -> Sequence[Score]:
         """One score per rollout; an item without a usable number fails alone."""
         function = ByName(self.path)
-        if await tools.call(style, function, self.path, limit_s=self.limit_s) == "trl":
-            values = await tools.call(_call, function, self._columns(group), limit_s=self.limit_s)
+        kind = await tools.call(style, function, self.path, limit_s=self.limit_s)
+        if kind != "verl":
+            columns = self._columns(group) if kind == "trl" else _queries(group)
+            values = await tools.call(_call, function, columns, limit_s=self.limit_s)
+            values = _items(values) if kind == "openrlhf" else values
             if not isinstance(values, list) or len(values) != len(group.rollouts):
                 return [malformed(f"expected a list of {len(group.rollouts)} rewards, not {values!r}")] * len(
                     group.rollouts
@@ -83,7 +89,7 @@ class Function:
         return None if self.gold is None or self.foil is None else Case(task, self.gold, self.foil)
 
 
-def style(function: Callable[..., Any], path: str) -> Literal["trl", "verl"]:
+def style(function: Callable[..., Any], path: str) -> Literal["trl", "verl", "openrlhf"]:
     """Whose signature it is. Raises `Refused` for one that is neither."""
     if not callable(function):
         raise Refused(f"reward function {path!r}: expected a function, found {type(function).__name__}")
@@ -92,10 +98,28 @@ def style(function: Callable[..., Any], path: str) -> Literal["trl", "verl"]:
         return "trl"
     if {"solution_str", "ground_truth"} <= set(names):
         return "verl"
+    if {"queries", "prompts"} <= set(names):
+        return "openrlhf"
     raise Refused(
-        f"reward function {path!r} takes ({', '.join(names)}): expected TRL's (completions, **columns) "
-        "or verl's (data_source, solution_str, ground_truth, extra_info)"
+        f"reward function {path!r} takes ({', '.join(names)}): expected TRL's (completions, **columns), "
+        "verl's (data_source, solution_str, ground_truth, extra_info) or OpenRLHF's (queries, prompts, labels)"
     )
+
+
+def _queries(group: Group) -> dict[str, Any]:
+    prompt, n = "\n".join(m.content for m in group.task.messages), len(group.rollouts)
+    queries = [prompt + rollout.text for rollout in group.rollouts]
+    return {"queries": queries, "prompts": [prompt] * n, "labels": [group.task.reference] * n}
+
+
+def _items(answer: Any) -> Any:
+    """OpenRLHF's dict as one dict for each rollout; anything else as it is."""
+    if not isinstance(answer, Mapping) or not isinstance(rewards := answer.get("rewards"), list):
+        return answer
+    logs = answer.get("extra_logs") or {}
+    logs = {name: _plain(log) for name, log in logs.items()} if isinstance(logs, Mapping) else {}
+    whole = {name: log for name, log in logs.items() if isinstance(log, list) and len(log) == len(rewards)}
+    return [{"score": r, **{name: log[i] for name, log in whole.items()}} for i, r in enumerate(rewards)]
 
 
 def _rows(group: Group) -> list[dict[str, Any]]:
@@ -117,7 +141,10 @@ def _call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     if inspect.iscoroutine(answer):
         answer = asyncio.run(answer)
     if isinstance(answer, Mapping):
-        return {str(name): _plain(value) for name, value in answer.items()}
+        return {
+            str(name): {str(k): _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else _plain(value)
+            for name, value in answer.items()
+        }
     answer = _plain(answer)
     return [_plain(value) for value in answer] if isinstance(answer, (list, tuple)) else answer
 

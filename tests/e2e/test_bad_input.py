@@ -144,7 +144,7 @@ OVERRIDES = [
     ),
     ("rewards.sources.exact={kind: 'plugs:vrl'}", ["'plugs' has no 'vrl'", "did you mean 'verl'?"]),
     ("rewards.sources.exact={kind: 'broken:score'}", ["importing 'broken' failed: ZeroDivisionError"]),
-    ("rewards.sources.exact={kind: 'plugs:neither'}", ["takes (text)", "expected TRL's", "or verl's"]),
+    ("rewards.sources.exact={kind: 'plugs:neither'}", ["takes (text)", "expected TRL's", "verl's"]),
     (
         "rewards.sources.exact={kind: 'plugs:Backwards'}",
         ["reward source 'exact' fails its self-check", "'gold' above the foil 'foil', got 0 and 1"],

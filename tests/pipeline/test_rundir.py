@@ -94,3 +94,11 @@ def test_evaluations_of_the_same_tasks_have_samples_in_common(make_group):
     places = [(row["task"], row["index"]) for row in a]
     assert len(places) == len(set(places)) <= 8
     assert {"task-0", "task-39"} <= {row["task"] for row in a}
+
+
+def test_what_a_score_cost_and_is_made_of_is_there_to_be_read(make_group):
+    group = make_group(["a"])
+    score = Score(1.0, explanation="fine", parts={"style": 2.0}, cost=0.5, tokens=12)
+    [row] = rundir.sample_rows("rl", 0, [ScoredGroup(group, (Verdict(1.0, {"s": score}),))], 4)
+    told = {"value": 1.0, "explanation": "fine", "failure": None, "parts": {"style": 2.0}, "cost": 0.5, "tokens": 12}
+    assert row["scores"] == {"s": told}

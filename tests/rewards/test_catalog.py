@@ -36,7 +36,7 @@ def test_kinds_and_import_paths():
         ("rewards.sources.exat:Exact", "no module 'rewards.sources.exat'; did you mean 'exact'?"),
         ("faulty:letter", "'faulty' has no 'letter'; did you mean 'letters'?"),
         ("faulty:", "expected package.module:name"),
-        ("faulty:neither", "expected TRL's (completions, **columns) or verl's"),
+        ("faulty:neither", "expected TRL's (completions, **columns), verl's"),
         ("faulty:Awkward", "class Awkward has no `async def score(self, group, tools)`"),
         ("broken_import:f", "importing 'broken_import' failed: No module named 'nonsuch_dependency'"),
         ("broken_syntax:f", "importing 'broken_syntax' failed: SyntaxError: "),

@@ -75,6 +75,16 @@ def compute_score(data_source, solution_str, ground_truth, extra_info):
     return {"score": 1.0 if right else -1.0, "acc": right, "note": "text"}
 
 
+def openrlhf_list(queries, prompts, labels):
+    assert all(query.startswith(prompt) for query, prompt in zip(queries, prompts, strict=True))
+    return np.array([float(query.endswith(label)) for query, label in zip(queries, labels, strict=True)])
+
+
+def openrlhf_dict(queries, prompts, labels, **kwargs):
+    rewards = openrlhf_list(queries, prompts, labels)
+    return {"rewards": rewards, "scores": rewards, "extra_logs": {"length": np.array([len(q) for q in queries])}}
+
+
 class Awkward(Exception):
     """Can be pickled, but not unpickled."""
 

@@ -22,7 +22,7 @@ _backoff = wait_random_exponential(multiplier=0.25, max=20.0)
 Address = tuple[str, str]
 
 
-class _Again(Unanswered):
+class Again(Unanswered):
     """Worth another try, `after` so many seconds where the service said so."""
 
     def __init__(self, detail: str, after: float | None = None, timeout: bool = False):
@@ -33,13 +33,14 @@ class _Again(Unanswered):
 class Http:
     """One service's client.
 
-    address  asked before every try, for a service that may move (one that Assay serves, and that was restarted)
+    address  asked at first and whenever the service can't be reached: one that Assay serves may have moved
     """
 
     def __init__(self, spec: Service, address: Callable[[], Awaitable[Address]] | None = None) -> None:
         self._spec, self._address = spec, address or self._given
         self._places = asyncio.Semaphore(spec.concurrency)
         self._client: httpx.AsyncClient | None = None
+        self._known: Address | None = None
 
     async def ask(self, path: str, payload: Any = None) -> Any:
         """The JSON answered to this JSON; without one, to a GET.
@@ -51,7 +52,7 @@ class Http:
         tries = AsyncRetrying(
             stop=stop_after_attempt(1 + self._spec.retries),
             wait=_wait,
-            retry=retry_if_exception_type(_Again),
+            retry=retry_if_exception_type(Again),
             reraise=True,
         )
         try:
@@ -59,7 +60,7 @@ class Http:
                 with attempt:
                     async with self._places:
                         return await self._once(path, payload)
-        except _Again as error:
+        except Again as error:
             if error.timeout:
                 raise TimeoutError(str(error)) from error
             raise Unanswered(str(error)) from error
@@ -76,7 +77,7 @@ class Http:
         return self._spec.url, os.environ[name] if name else ""
 
     async def _once(self, path: str, payload: Any) -> Any:
-        url, token = await self._address()
+        url, token = self._known = self._known or await self._address()
         url = url.rstrip("/") + path
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
@@ -86,14 +87,24 @@ class Http:
             request.headers.update(headers)
             response = await self._client.send(request)
         except httpx.TimeoutException:
-            raise _Again(f"{url}: no answer in {self._spec.request_s:g} s", timeout=True) from None
+            raise Again(f"{url}: no answer in {self._spec.request_s:g} s", timeout=True) from None
         except httpx.TransportError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise Unanswered(f"{url}: its certificate is not trusted: {_reason(error)}") from None
-            raise _Again(f"{url}: can't be reached: {_reason(error)}") from None
+            self._known = None
+            raise Again(f"{url}: can't be reached: {_reason(error)}") from None
         except httpx.InvalidURL as error:
             raise Unanswered(f"{url}: no address: {_reason(error)}") from None
         return _answer(url, response)
+
+
+async def answers(url: str) -> bool:
+    """Whether a GET is answered with status 200, within a second."""
+    try:
+        async with httpx.AsyncClient(timeout=1.0, trust_env=False) as client:
+            return (await client.get(url)).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def _client(spec: Service) -> httpx.AsyncClient:
@@ -107,7 +118,7 @@ def _client(spec: Service) -> httpx.AsyncClient:
 
 def _answer(url: str, response: httpx.Response) -> Any:
     if response.status_code in BUSY:
-        raise _Again(f"{url}: status {response.status_code}: {_told(response)}", _retry_after(response))
+        raise Again(f"{url}: status {response.status_code}: {_told(response)}", _retry_after(response))
     if response.status_code != 200:
         raise Unanswered(f"{url}: status {response.status_code}: {_told(response)}")
     try:
@@ -138,7 +149,7 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 def _wait(state: RetryCallState) -> float:
     error = state.outcome and state.outcome.exception()
-    if isinstance(error, _Again) and error.after is not None:
+    if isinstance(error, Again) and error.after is not None:
         return min(error.after, MAX_WAIT_S)
     return _backoff(state)
 

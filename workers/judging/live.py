@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from rewards.declared import ChatModel, Corpus, Passage, Reply, ScalarModel, Service, declared
+from rewards.declared import ChatModel, Corpus, Passage, Reply, ScalarModel, Service, Unanswered, declared
 from rewards.panel import Panel
 from rewards.programs import Limits, Ran
 from rewards.types import Message
 from workers.judging.chat import ChatClient
+from workers.judging.hosts import HostedReader, Spec, address_of
 from workers.judging.http import Http
 from workers.judging.sandbox import Sandbox
 from workers.judging.sandbox import check as check_sandbox
 from workers.judging.search import Index
 from workers.judging.toolbox import ProcessToolbox
+from workers.ray_actors import Actor
 
 T = TypeVar("T")
 
@@ -29,10 +32,16 @@ class Reader(Protocol):
 
 
 class LiveToolbox(ProcessToolbox):
-    """`rewards.ports.Toolbox`. Each declared thing is made when it is first used, or by `warm`."""
+    """`rewards.ports.Toolbox`. Each declared thing is made when it is first used, or by `warm`.
 
-    def __init__(self, processes: int, imports: tuple[str, ...] = ()) -> None:
+    hosts  the processes of those that have one of their own
+    """
+
+    def __init__(
+        self, processes: int, imports: tuple[str, ...] = (), hosts: Mapping[Spec, Actor] = MappingProxyType({})
+    ) -> None:
         super().__init__(processes, imports)
+        self._hosts = hosts
         self._things: dict[Any, Any] = {}
 
     async def chat(
@@ -67,7 +76,7 @@ class LiveToolbox(ProcessToolbox):
 
     def client(self, model: ChatModel) -> ChatClient:
         """What asks this model."""
-        return self._thing(model, ChatClient)
+        return self._thing(model, self._asker)
 
     async def warm(self, panel: Panel) -> None:
         """Load what takes long to load, so that no group waits for it. Raises `Refused`."""
@@ -88,7 +97,14 @@ class LiveToolbox(ProcessToolbox):
                 await thing.close()
         self.close()
 
+    def _asker(self, spec: ChatModel) -> ChatClient:
+        if spec.host and spec not in self._hosts:
+            raise Unanswered(f"model {spec.host!r} is served while a run runs, and none does")
+        return ChatClient(spec, address_of(self._hosts[spec]) if spec.host else None)
+
     def _reader(self, spec: ScalarModel) -> Reader:
+        if spec in self._hosts:
+            return HostedReader(self._hosts[spec])
         from workers.judging.scalar_model import ScalarReader  # imports torch: seconds, where no source needs it
 
         return ScalarReader(spec)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from rewards.panel import Panel
 from rewards.types import Failure, Group, ScoredGroup, Verdict
-from workers.judging.worker import GROUPS_PER_HELPER, JudgeWorker
+from workers.judging.hosts import Spec, start_hosts, stop_hosts
+from workers.judging.worker import JudgeWorker, groups_at_once
 from workers.messages import Lot
 from workers.ray_actors import Actor, Died, Stalled, call, kill, ready, start_actor
 from workers.types import Judged
@@ -51,13 +52,20 @@ class JudgePool:
         self.panel, self._workers, self._cpus, self._timeout_s = panel, workers, cpus, timeout_s
         self._start_actor = start
         self._helpers = max(1, int(cpus))
-        self._places = GROUPS_PER_HELPER * self._helpers + 1  # one more, so that a judge never waits for the driver
+        self._at_once = groups_at_once(panel, self._helpers)
+        self._places = self._at_once + 1  # one more, so that a judge never waits for the driver
         self._judges: list[_Judge] = []
+        self._hosts: dict[Spec, Actor] = {}
         self._changed = asyncio.Condition()
         self.restarts = 0
 
     async def start(self) -> None:
-        """Start the judges and wait for all. Raises `Stalled` or `Died` with the name of the one that did not come."""
+        """Start the judges, and before them what they need in processes of their own, and wait for all.
+
+        Raises `Stalled` or `Died` with the name of the one that did not come, `RunFailed` or `Refused` where a model
+        can't be served or loaded.
+        """
+        self._hosts = await start_hosts(self.panel, self._start_actor)
         self._judges = [self._fresh(f"judge-{i}") for i in range(self._workers)]
         await asyncio.gather(*(self._open(judge) for judge in self._judges))
 
@@ -73,10 +81,12 @@ class JudgePool:
         )
 
     async def close(self) -> None:
-        """End every judge."""
+        """End every judge, and what was started for them."""
         judges, self._judges = self._judges, []
         for judge in judges:
             kill(judge.actor)
+        hosts, self._hosts = self._hosts, {}
+        stop_hosts(hosts)
 
     async def _judge(self, lot: Sequence[Group]) -> Judged:
         """Judge the lot together; where its judge fails, each of its groups alone."""
@@ -96,7 +106,7 @@ class JudgePool:
     async def _ask(self, lot: Sequence[Group], places: int) -> Judged | Failure:
         """One judge's answer, or why there is none; a judge that gives none is replaced."""
         judge = await self._take(places)
-        rounds = math.ceil(len(lot) / (GROUPS_PER_HELPER * self._helpers))
+        rounds = math.ceil(len(lot) / self._at_once)
         try:
             answer = await call(judge.actor, "judge", Lot(tuple(lot)), timeout_s=self._timeout_s * rounds)
             return Judged(tuple(ScoredGroup(g, v) for g, v in zip(lot, answer.verdicts, strict=True)), answer.seconds)

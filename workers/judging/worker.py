@@ -5,25 +5,31 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
+from rewards.declared import ScalarModel, Service, declared
 from rewards.panel import Panel
 from rewards.types import Group, Verdict
+from workers.judging.hosts import Spec
 from workers.judging.live import LiveToolbox
 from workers.messages import Lot, Verdicts
+from workers.ray_actors import Actor
 
 GROUPS_PER_HELPER = 2
+GROUPS_WAITING = 16
 WARM_S = 60.0
 
 
 class JudgeWorker:
-    """Judges many groups at once: two for each helper, so that none is idle and a seat's limit is not spent waiting."""
+    """Judges many groups at once, see `groups_at_once`."""
 
-    def __init__(self, panel: Panel, helpers: int) -> None:
+    def __init__(self, panel: Panel, helpers: int, hosts: Mapping[Spec, Actor] = MappingProxyType({})) -> None:
         imports = {name for seat in panel.seats for name in getattr(seat.source, "helper_imports", ())}
         self._panel = panel
-        self._tools = LiveToolbox(helpers, tuple(sorted(imports)))
+        self._tools = LiveToolbox(helpers, tuple(sorted(imports)), hosts)
         self._uses_helpers = any(hasattr(seat.source, "helper_imports") for seat in panel.seats)
-        self._places = asyncio.Semaphore(GROUPS_PER_HELPER * helpers)
+        self._places = asyncio.Semaphore(groups_at_once(panel, helpers))
 
     async def judge(self, lot: Lot) -> Verdicts:
         """Every group's verdicts, in order. Raises `RunFailed` where a seat's policy is abort.
@@ -47,3 +53,10 @@ class JudgeWorker:
     async def close(self) -> None:
         """Kill the helper processes, close all connections."""
         await self._tools.aclose()
+
+
+def groups_at_once(panel: Panel, helpers: int) -> int:
+    """Two for each helper, so that none is idle and a seat's limit is not spent waiting; more where a source waits for
+    others: they have limits of their own (`Service.concurrency`), and batch what they have at hand."""
+    waits = any(isinstance(spec, Service | ScalarModel) for seat in panel.seats for spec in declared(seat.source))
+    return (GROUPS_WAITING if waits else GROUPS_PER_HELPER) * helpers
