@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from pipeline.config import Config, EvaluateStage, Optimizer, PathSeat, Rewards, RlStage, Rollout, Sampling, SeatKnobs
-from pipeline.knobs import knobs_from
+from pipeline.config import Config, EvaluateStage, Optimizer, Rewards, RlStage, Rollout, Sampling, SeatKnobs
+from pipeline.knobs import PlugKnobs, knobs_from
 from pipeline.refusals import refusal
+from pipeline.sections import AskedKnobs, OwnKnobs
 from pipeline.shaping import shapers_of
 from pipeline.streams import key
 from pipeline.tasks import TaskSets
 from rewards.catalog import resolve
 from rewards.errors import Refused
+from rewards.gold import Gold
 from rewards.noise import Noise, bounds_of
 from rewards.panel import Panel, Seat
 from rewards.sources.function import Function
@@ -81,16 +83,24 @@ def panels(config: Config) -> list[Rewards]:
     return out
 
 
-def panel_of(rewards: Rewards, noise_seed: int | None = None) -> Panel:
-    """The panel that the config describes, without noise where there is no seed for it.
+def panel_of(rewards: Rewards, seed: int | None = None) -> Panel:
+    """The panel that the config describes. Without a `seed` it is an evaluation's: there is no noise, and gold judges
+    everything.
 
     Raises `Refused` where an import path does not import, and for noise that means nothing for a source.
     """
     seats = tuple(_seat(name, knobs) for name, knobs in rewards.sources.items())
     combiner, shapers = rewards.combine.build(), dict(shapers_of(rewards)[0])
-    if rewards.noise is None or noise_seed is None:
-        return Panel(seats, combiner=combiner, shapers=shapers)
-    return Panel(seats, noise_of(rewards, seats), noise_seed, combiner, shapers)
+    noise = None if seed is None else noise_of(rewards, seats)
+    return Panel(seats, noise, _gold(rewards, seed), seed or 0, combiner, shapers)
+
+
+def _gold(rewards: Rewards, seed: int | None) -> Gold | None:
+    if rewards.gold is None:
+        return None
+    asked = {field: getattr(rewards.gold, field) for field in AskedKnobs.model_fields}
+    seat = Seat("gold", _source("rewards.gold", rewards.gold), **asked)
+    return Gold(seat, 1.0 if seed is None else rewards.gold.share)
 
 
 def noise_of(rewards: Rewards, seats: Sequence[Seat]) -> Noise | None:
@@ -101,13 +111,19 @@ def noise_of(rewards: Rewards, seats: Sequence[Seat]) -> Noise | None:
     for seat in seats:
         if noise.disturbs(seat.name, seat.weight):
             noise.check(seat.name, bounds_of(seat.source))
+            if getattr(seat.source, "judges_steps", False):
+                raise Refused(
+                    f"rewards.noise: source {seat.name!r} counts by its step rewards, which noise leaves as they are; "
+                    "expected noise.sources to name others"
+                )
     return noise
 
 
-def noise_seed(config: Config, name: str) -> int | None:
-    """What the noise of this stage is drawn from; None where there is none: it is for stages that learn."""
+def judging_seed(config: Config, name: str) -> int | None:
+    """What this stage's judges draw from; None where they draw nothing: noise and slices are for stages that learn."""
     stage = config.stages[name]
-    return key(config.seed, "noise", name) if isinstance(stage, RlStage) and stage.rewards.noise else None
+    draws = isinstance(stage, RlStage) and (stage.rewards.noise or stage.rewards.gold)
+    return key(config.seed, "judging", name) if draws else None
 
 
 def judges_steps(rewards: Rewards) -> bool:
@@ -117,11 +133,14 @@ def judges_steps(rewards: Rewards) -> bool:
 
 def _seat(name: str, knobs: SeatKnobs) -> Seat:
     common = {field: getattr(knobs, field) for field in SeatKnobs.model_fields}
-    return Seat(name, _own_source(name, knobs) if isinstance(knobs, PathSeat) else knobs.build(), **common)
+    return Seat(name, _source(f"rewards.sources.{name}", knobs), **common)
 
 
-def _own_source(name: str, knobs: PathSeat) -> Any:
-    where = f"rewards.sources.{name}"
+def _source(where: str, knobs: PlugKnobs) -> Any:
+    return _own_source(where, knobs) if isinstance(knobs, OwnKnobs) else knobs.build()
+
+
+def _own_source(where: str, knobs: OwnKnobs) -> Any:
     try:
         found = resolve(knobs.kind)
     except Refused as error:
@@ -164,7 +183,7 @@ class Hands:
         """Judge workers for the stage of that name; the ones at hand where they judge the same."""
         stage = self.config.stages[name]
         assert isinstance(stage, RlStage | EvaluateStage)
-        wanted = stage.rewards, noise_seed(self.config, name)
+        wanted = stage.rewards, judging_seed(self.config, name)
         if self.judges is None or self.judging != wanted:
             if self.judges is not None:
                 await self.judges.close()

@@ -154,8 +154,9 @@ async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tu
             await tools.warm(panel_of(rewards))
             sets = next(tasks[name] for name, stage in config.stages.items() if _rewards(stage) == rewards)
             tried = [*sets.train[:TRIED], *sets.held_out[:TRIED]]
-            seats = panel_of(rewards).seats
-            noise_of(rewards, seats)
+            panel = panel_of(rewards)
+            noise_of(rewards, panel.seats)
+            seats = (*panel.seats, *([panel.gold.seat] if panel.gold else []))
             out.append((rewards, {seat.name: await selfcheck(seat, tried, tools) for seat in seats}))
     finally:
         await tools.aclose()

@@ -19,7 +19,8 @@ def check_timeouts(config: Config) -> None:
     limit = config.cluster.timeout_s
     for name, stage in config.stages.items():
         if isinstance(stage, RlStage | EvaluateStage):
-            for source, seat in stage.rewards.sources.items():
+            gold = {"gold": stage.rewards.gold} if stage.rewards.gold else {}
+            for source, seat in (stage.rewards.sources | gold).items():
                 may = seat.timeout_s * (1 + seat.retries)
                 if may >= limit:
                     raise Refused(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.feeds import OfflineFeed
+from pipeline.lab.statistics import wilson
 from pipeline.packing import for_inference
 from workers.ports import Learner
 from workers.types import Needs, Sample, Scalar
@@ -57,8 +58,6 @@ async def pair_accuracy(
 
 def judged(samples: Sequence[Sample], rewards: np.ndarray) -> PairAccuracy | None:
     """Every ranked pair of every group; `rewards` f32[samples]."""
-    from scipy.stats import binomtest  # takes a second to import: the driver does so while the workers start
-
     margins: list[float] = []
     for _, group in groupby(zip(samples, rewards.tolist(), strict=True), key=lambda one: one[0].group):
         members = list(group)
@@ -66,5 +65,4 @@ def judged(samples: Sequence[Sample], rewards: np.ndarray) -> PairAccuracy | Non
     if not margins:
         return None
     right = sum(margin > 0 for margin in margins)
-    interval = binomtest(right, len(margins)).proportion_ci(0.95, method="wilson")
-    return PairAccuracy(right / len(margins), len(margins), (interval.low, interval.high), float(np.mean(margins)))
+    return PairAccuracy(right / len(margins), len(margins), wilson(right, len(margins)), float(np.mean(margins)))

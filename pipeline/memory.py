@@ -70,7 +70,8 @@ def needs(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], long
     """What the learner and one rollout worker need. Judges are not counted: what they hold is the sources' affair."""
     train = {name: stage for name, stage in config.stages.items() if isinstance(stage, TrainStage)}
     algorithms = [stage.algorithm.build() for stage in train.values() if isinstance(stage, RlStage | PreferenceStage)]
-    reference = any(algorithm.needs.logp_ref for algorithm in algorithms)
+    watched = any(isinstance(stage, RlStage) and stage.rewards.gold for stage in train.values())
+    reference = watched or any(algorithm.needs.logp_ref for algorithm in algorithms)
     critic = any(_critic(stage) for stage in train.values())
     copy = sizes.parameters * BYTES["float32"]
     models = 1 + critic

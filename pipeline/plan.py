@@ -96,4 +96,7 @@ def _sources(checked: Checked) -> Table:
             tried = cases[source]
             told = f"passed on {tried} tasks" if tried else "has none"
             table.add_row(source, seat.kind, f"{seat.weight:g}", seat.on_failure, told, ", ".join(stages))
+        if rewards.gold:
+            tried = f"passed on {cases['gold']} tasks" if cases["gold"] else "has none"
+            table.add_row("gold", rewards.gold.kind, "", "", tried, ", ".join(stages))
     return table

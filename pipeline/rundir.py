@@ -173,7 +173,7 @@ def _row(stage: str, step: int, scored: Any, rollout: Any, verdict: Any) -> dict
                 "explanation": score.explanation,
                 "failure": str(score.failure) if score.failure else None,
             }
-            for name, score in verdict.scores.items()
+            for name, score in (dict(verdict.scores) | ({"gold": verdict.gold} if verdict.gold else {})).items()
         },
         "stop": turn.stop if turn else None,
         "tokens": len(turn.completion_ids) if turn else 0,

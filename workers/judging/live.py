@@ -64,8 +64,8 @@ class LiveToolbox(ProcessToolbox):
 
     async def warm(self, panel: Panel) -> None:
         """Load what takes long to load, so that no group waits for it. Raises `Refused`."""
-        for seat in panel.seats:
-            for spec in declared(seat.source):
+        for source in panel.sources:
+            for spec in declared(source):
                 if isinstance(spec, ScalarModel):
                     await self._thing(spec, self._reader).open()
                 elif isinstance(spec, Corpus):

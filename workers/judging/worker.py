@@ -19,10 +19,10 @@ class JudgeWorker:
     """Judges many groups at once: two for each helper, so that none is idle and a seat's limit is not spent waiting."""
 
     def __init__(self, panel: Panel, helpers: int) -> None:
-        imports = {name for seat in panel.seats for name in getattr(seat.source, "helper_imports", ())}
+        imports = {name for source in panel.sources for name in getattr(source, "helper_imports", ())}
         self._panel = panel
         self._tools = LiveToolbox(helpers, tuple(sorted(imports)))
-        self._uses_helpers = any(hasattr(seat.source, "helper_imports") for seat in panel.seats)
+        self._uses_helpers = any(hasattr(source, "helper_imports") for source in panel.sources)
         self._places = asyncio.Semaphore(GROUPS_PER_HELPER * helpers)
 
     async def judge(self, lot: Lot) -> Verdicts:
