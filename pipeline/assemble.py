@@ -92,7 +92,7 @@ def panel_of(rewards: Rewards, seed: int | None = None) -> Panel:
     seats = tuple(_seat(name, knobs) for name, knobs in rewards.sources.items())
     combiner, shapers = rewards.combine.build(), dict(shapers_of(rewards)[0])
     noise = None if seed is None else noise_of(rewards, seats)
-    return Panel(seats, noise, _gold(rewards, seed), seed or 0, combiner, shapers)
+    return Panel(seats, noise, seed or 0, combiner, shapers, _gold(rewards, seed))
 
 
 def _gold(rewards: Rewards, seed: int | None) -> Gold | None:

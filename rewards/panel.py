@@ -66,16 +66,16 @@ class Panel:
     """The seats of one stage, how their values become one reward, and what is done to it, step by step, by name.
 
     noise  errors to put into the scores before they are combined
-    gold   who judges a slice of the rollouts beside them, for comparison
     seed   of the run and the stage, for what is drawn
+    gold   who judges a slice of the rollouts beside them, for comparison
     """
 
     seats: tuple[Seat, ...]
     noise: Noise | None = None
-    gold: Gold | None = None
     seed: int = 0
     combiner: Combiner = field(default_factory=Weighted)
     shapers: Mapping[str, Shaper] = field(default_factory=dict)
+    gold: Gold | None = None
 
     @property
     def sources(self) -> tuple[RewardSource, ...]:
