@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.assemble import check_engine, noise_of, panel_of, panels, placement_of, tasks_of, texts_of
+from pipeline.assemble import check_engine, placement_of, tasks_of, texts_of
 from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, Rewards, SftStage
 from pipeline.fit import check_lengths, check_machine, check_timeouts
 from pipeline.memory import BYTES, Longest, Needs, needs
+from pipeline.panels import noise_of, panel_of, panels
 from pipeline.tasks import TaskSets
 from rewards.errors import Refused
 from rewards.selfcheck import selfcheck

@@ -7,9 +7,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.assemble import panels
 from pipeline.check import Checked
 from pipeline.config import EvaluateStage, PreferenceStage, RewardModelStage, RlStage, TrainStage
+from pipeline.panels import panels
 from pipeline.rundir import size
 
 

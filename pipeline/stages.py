@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.algorithms import Kto, Sft
 from pipeline.algorithms.kl_control import Controlled
 from pipeline.algorithms.ppo import Ppo
-from pipeline.assemble import Hands, judges_steps, optimization_of, sampling_of
+from pipeline.assemble import Hands, optimization_of, sampling_of
 from pipeline.buffer import Buffer
 from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage, TrainStage
 from pipeline.evaluate import evaluate
@@ -21,6 +21,7 @@ from pipeline.gold import GoldWatch
 from pipeline.held_out import pair_accuracy
 from pipeline.loop import Algorithm, Training, train
 from pipeline.noise import noise_metrics
+from pipeline.panels import judges_steps
 from pipeline.peak import PeakRule, whole
 from pipeline.producer import Producer
 from pipeline.progress import Progress

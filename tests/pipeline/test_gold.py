@@ -12,11 +12,11 @@ from fakes import FakeLearner
 from metric_docs import documented
 from tiny_run import TINY
 
-from pipeline.assemble import judging_seed, panel_of
 from pipeline.config import parse_config
 from pipeline.feeds import Batch
 from pipeline.gold import GoldWatch, response_kl
 from pipeline.memory import Longest, needs
+from pipeline.panels import judging_seed, panel_of
 from pipeline.samples import to_samples
 from rewards.errors import Refused
 from rewards.types import Failure, Score, ScoredGroup, Verdict

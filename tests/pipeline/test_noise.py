@@ -13,9 +13,9 @@ from faulty import Scripted
 from metric_docs import documented
 from tiny_run import TINY
 
-from pipeline.assemble import judging_seed, noise_of, panel_of
 from pipeline.config import parse_config
 from pipeline.noise import noise_metrics
+from pipeline.panels import judging_seed, noise_of, panel_of
 from rewards.errors import Refused
 from rewards.noise import Dropout, Flip
 from rewards.panel import Panel, Seat
