@@ -1,4 +1,4 @@
-"""The one file that names concrete classes: from a config to tasks, panels, workers and stores."""
+"""The one file that names the hands' concrete classes: from a config to tasks, workers and stores."""
 
 from __future__ import annotations
 
@@ -6,27 +6,19 @@ import asyncio
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from pipeline.config import Config, Optimizer, PathSeat, Rewards, RlStage, Rollout, Sampling, SeatKnobs
-from pipeline.knobs import knobs_from
-from pipeline.refusals import refusal
-from pipeline.shaping import shapers_of
+from pipeline.config import Config, Optimizer, Rewards, Rollout, Sampling
+from pipeline.panels import judging_seed, panel_of, panels
 from pipeline.stage_kinds import judged_by
 from pipeline.streams import key
 from pipeline.tasks import TaskSets
-from rewards.catalog import resolve
 from rewards.errors import Refused
-from rewards.noise import Noise, bounds_of
-from rewards.panel import Panel, Seat
-from rewards.sources.function import Function
 from workers import types
 from workers.judging.hosts import hosted
 from workers.judging.pool import JudgePool
@@ -76,69 +68,6 @@ def texts_of(tasks: Mapping[str, TaskSets]) -> list[str]:
     ]
 
 
-def panels(config: Config) -> list[Rewards]:
-    """The different panels of the run's stages, in their order."""
-    out: list[Rewards] = []
-    for stage in config.stages.values():
-        if (rewards := judged_by(stage)) is not None and rewards not in out:
-            out.append(rewards)
-    return out
-
-
-def panel_of(rewards: Rewards, noise_seed: int | None = None) -> Panel:
-    """The panel that the config describes, without noise where there is no seed for it.
-
-    Raises `Refused` where an import path does not import, and for noise that means nothing for a source.
-    """
-    seats = tuple(_seat(name, knobs) for name, knobs in rewards.sources.items())
-    combiner, shapers = rewards.combine.build(), dict(shapers_of(rewards)[0])
-    if rewards.noise is None or noise_seed is None:
-        return Panel(seats, combiner=combiner, shapers=shapers)
-    return Panel(seats, noise_of(rewards, seats), noise_seed, combiner, shapers)
-
-
-def noise_of(rewards: Rewards, seats: Sequence[Seat]) -> Noise | None:
-    """The noise that the config describes. Raises `Refused` where it means nothing for a source."""
-    if rewards.noise is None:
-        return None
-    noise: Noise = rewards.noise.build()
-    for seat in seats:
-        if noise.disturbs(seat.name, seat.weight):
-            noise.check(seat.name, bounds_of(seat.source))
-    return noise
-
-
-def noise_seed(config: Config, name: str) -> int | None:
-    """What the noise of this stage is drawn from; None where there is none: it is for stages that learn."""
-    stage = config.stages[name]
-    return key(config.seed, "noise", name) if isinstance(stage, RlStage) and stage.rewards.noise else None
-
-
-def judges_steps(rewards: Rewards) -> bool:
-    """Whether one of the sources says that it judges steps (`judges_steps`, a class variable)."""
-    return any(getattr(seat.source, "judges_steps", False) for seat in panel_of(rewards).seats)
-
-
-def _seat(name: str, knobs: SeatKnobs) -> Seat:
-    common = {field: getattr(knobs, field) for field in SeatKnobs.model_fields}
-    return Seat(name, _own_source(name, knobs) if isinstance(knobs, PathSeat) else knobs.build(), **common)
-
-
-def _own_source(name: str, knobs: PathSeat) -> Any:
-    where = f"rewards.sources.{name}"
-    try:
-        found = resolve(knobs.kind)
-    except Refused as error:
-        raise Refused(f"{where}.kind: {error}") from error
-    cls, given = (found, knobs.params) if isinstance(found, type) else (Function, {**knobs.params, "path": knobs.kind})
-    try:
-        return knobs_from(cls).model_validate(given).build() if is_dataclass(cls) else cls(**given)
-    except ValidationError as error:
-        raise refusal(error, given, f"{where}.params") from None
-    except TypeError as error:
-        raise Refused(f"{where}.params: {knobs.kind} does not take them: {error}") from None
-
-
 def sampling_of(config: Config, stage: str, rollout: Sampling) -> types.Sampling:
     """The stage's sampling, on the stage's own random stream."""
     knobs = {field: getattr(rollout, field) for field in Sampling.model_fields}
@@ -168,7 +97,7 @@ class Hands:
         """Judge workers for the stage of that name; the ones at hand where they judge the same."""
         rewards = judged_by(self.config.stages[name])
         assert rewards is not None, "asked for by stages that have rollouts judged"
-        wanted = rewards, noise_seed(self.config, name)
+        wanted = rewards, judging_seed(self.config, name)
         if self.judges is None or self.judging != wanted:
             if self.judges is not None:
                 await self.judges.close()
@@ -239,7 +168,7 @@ def _least(pool: Rollout | Rewards) -> int:
 
 def _hosted_asks(judges: Sequence[Rewards]) -> list[Ask]:
     """Room for what every panel needs in processes of its own."""
-    needed = [hosted(seat.source for seat in panel_of(rewards).seats) for rewards in judges]
+    needed = [hosted(panel_of(rewards).sources) for rewards in judges]
     columns = zip_longest(*needed)
     return [
         Ask(f"hosted-{i}", max(spec.cpus for spec in column if spec), max(spec.gpus for spec in column if spec))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.algorithms import OnlineDpo
-from pipeline.assemble import check_engine, noise_of, panel_of, panels, placement_of, tasks_of, texts_of
+from pipeline.assemble import check_engine, placement_of, tasks_of, texts_of
 from pipeline.config import (
     Config,
     EvaluateStage,
@@ -23,6 +23,7 @@ from pipeline.config import (
 )
 from pipeline.fit import check_lengths, check_machine, check_timeouts
 from pipeline.memory import BYTES, Longest, Needs, needs
+from pipeline.panels import noise_of, panel_of, panels
 from pipeline.stage_kinds import judged_by
 from pipeline.tasks import TaskSets
 from rewards.declared import ChatModel, declared
@@ -241,8 +242,9 @@ async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tu
             await tools.warm(panel_of(rewards))
             sets = next(tasks[name] for name, stage in config.stages.items() if judged_by(stage) == rewards)
             tried = [*sets.train[:TRIED], *sets.held_out[:TRIED]]
-            seats = panel_of(rewards).seats
-            noise_of(rewards, seats)
+            panel = panel_of(rewards)
+            noise_of(rewards, panel.seats)
+            seats = (*panel.seats, *([panel.gold.seat] if panel.gold else []))
             out.append((rewards, {seat.name: await selfcheck(seat, tried, tools) for seat in seats}))
     finally:
         await tools.aclose()

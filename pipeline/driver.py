@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import shutil
 import time
 import traceback
@@ -122,8 +121,7 @@ async def _drive(run: Run, resumed: tuple[State, Path] | None) -> None:
     run.store.params(run.config.model_dump(mode="json"))
     with Progress(run.console) as progress:
         progress.note("starting the workers")
-        starting = hands(run.config, run.run_dir, texts_of(run.tasks))
-        crew, _ = await asyncio.gather(starting, asyncio.to_thread(importlib.import_module, "scipy.stats"))
+        crew = await hands(run.config, run.run_dir, texts_of(run.tasks))
         gc.freeze()  # tasks and modules stay to the end: no collection during a step need look at them
         try:
             await _stages(run, crew, progress, resumed)

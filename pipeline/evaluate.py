@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.gold import gold_places
+from pipeline.lab.overoptimization import BestOfN, best_of_n, pools
+from pipeline.lab.statistics import wilson
 from pipeline.metrics import group_metrics
 from pipeline.producer import Clock, attempt
 from rewards.errors import RunFailed
@@ -20,13 +23,19 @@ WAVE = 512
 @dataclass(frozen=True)
 class Evaluation:
     """The share of the `n` judged completions whose reward, before any shaping, is at least `pass_at`, and its 95%
-    Wilson interval."""
+    Wilson interval.
+
+    gold       mean score of the gold source, where there is one
+    best_of_n  what the best of n samples by the reward is worth to the gold source
+    """
 
     accuracy: float
     n: int
     interval: tuple[float, float]
     failed: int
     groups: list[ScoredGroup]
+    gold: float | None = None
+    best_of_n: Sequence[BestOfN] = ()
 
     def metrics(self) -> dict[str, float]:
         """What is logged of it."""
@@ -36,11 +45,17 @@ class Evaluation:
             "eval/accuracy_low": self.interval[0],
             "eval/accuracy_high": self.interval[1],
             "eval/n": float(self.n),
+            **({} if self.gold is None else {"eval/gold": self.gold}),
         }
 
     def results(self) -> dict[str, Any]:
         """What the run's summary says of it."""
-        return {"accuracy": self.accuracy, "n": self.n, "interval": list(self.interval), "failed": self.failed}
+        out = {"accuracy": self.accuracy, "n": self.n, "interval": list(self.interval), "failed": self.failed}
+        if self.gold is not None:
+            out["gold"] = self.gold
+        if self.best_of_n:
+            out["best_of_n"] = [asdict(point) for point in self.best_of_n]
+        return out
 
 
 async def evaluate(
@@ -53,8 +68,6 @@ async def evaluate(
     progress: Callable[[int], None],
 ) -> Evaluation:
     """Attempt every task `samples` times. Raises `RunFailed` where not one completion could be judged."""
-    from scipy.stats import binomtest  # takes a second to import: the driver does so while the workers start
-
     found: dict[int, ScoredGroup] = {}
 
     def collect(judged: Judged) -> None:
@@ -70,7 +83,13 @@ async def evaluate(
     if not rewards:
         raise RunFailed(f"not one of {len(verdicts)} completions could be judged; the first: {verdicts[0].failure}")
     right = sum(reward >= pass_at for reward in rewards)
-    interval = binomtest(right, len(rewards)).proportion_ci(0.95, method="wilson")
+    gold = [score.value for score in gold_places(groups).values() if score.value is not None]
     return Evaluation(
-        right / len(rewards), len(rewards), (interval.low, interval.high), len(verdicts) - len(rewards), groups
+        right / len(rewards),
+        len(rewards),
+        wilson(right, len(rewards)),
+        len(verdicts) - len(rewards),
+        groups,
+        sum(gold) / len(gold) if gold else None,
+        best_of_n(pools(groups)),
     )

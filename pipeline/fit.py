@@ -20,7 +20,8 @@ def check_timeouts(config: Config) -> None:
     limit = config.cluster.timeout_s
     for name, stage in config.stages.items():
         if rewards := judged_by(stage):
-            for source, seat in rewards.sources.items():
+            gold = {"gold": rewards.gold} if rewards.gold else {}
+            for source, seat in (rewards.sources | gold).items():
                 may = seat.timeout_s * (1 + seat.retries)
                 if may >= limit:
                     raise Refused(

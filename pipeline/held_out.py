@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.algorithms import Process, Ratings
 from pipeline.feeds import OfflineFeed, answers
 from pipeline.inferred import InferredFeed
+from pipeline.lab.statistics import wilson
 from pipeline.packing import for_inference
 from rewards.types import Task
 from workers.ports import Learner
@@ -157,14 +158,6 @@ def first_errors(samples: Sequence[Sample], called_right: Sequence[np.ndarray]) 
 def _first_wrong(right: np.ndarray) -> int:
     """Its place; -1 where every step is right."""
     return int(np.argmin(right)) if not right.all() else -1
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95% interval of a share."""
-    from scipy.stats import binomtest  # takes a second to import: the driver does so while the workers start
-
-    interval = binomtest(right, n).proportion_ci(0.95, method="wilson")
-    return interval.low, interval.high
 
 
 def judged(samples: Sequence[Sample], rewards: np.ndarray) -> PairAccuracy | None:

@@ -50,6 +50,8 @@ class Training:
     transport   None where nothing is rolled out
     after_step  keeps the books; answers with the seconds that a checkpoint took, 0 without one
     ranks       of the learner
+    watch       what is told of a step and never learned from: metrics, and the learner's seconds
+    over        whether the stage ends before its steps are taken
     """
 
     algorithm: Algorithm
@@ -60,12 +62,16 @@ class Training:
     steps: int
     after_step: Callable[[int, Batch, dict[str, float]], Awaitable[float]]
     ranks: int = 1
+    watch: Callable[[Batch, Sequence[Signals]], Awaitable[tuple[dict[str, float], float]]] | None = None
+    over: Callable[[], bool] = lambda: False
 
 
 async def train(run: Training, start: int = 0) -> None:
     """Take the stage's steps, from `start` on. A step's seconds include the bookkeeping of the one before it."""
     began, checkpoint = time.perf_counter(), 0.0
     for step in range(start, run.steps):
+        if run.over():
+            return
         batch, metrics = await train_step(run, step)
         now = time.perf_counter()
         metrics |= timing(metrics, batch, now - began, checkpoint)
@@ -77,6 +83,7 @@ async def train_step(run: Training, step: int) -> tuple[Batch, dict[str, float]]
     """One step through the rooms; returns what was learned from, and the step's metrics."""
     batch = await run.feed.take(step)
     signals, infer_s = await _infer(run, batch.samples)
+    watched, watch_s = await run.watch(batch, signals) if run.watch else ({}, 0.0)
     credits_, credit_metrics = run.algorithm.credit(batch.samples, signals)
     updates = plan(credits_, run.micro_batch_tokens, run.algorithm.updates_per_step, run.ranks)
     asked = time.perf_counter()
@@ -89,12 +96,13 @@ async def train_step(run: Training, step: int) -> tuple[Batch, dict[str, float]]
     staleness = max((report.version - 1 - sample.version for sample in batch.samples), default=0)
     return batch, {
         **batch.metrics,
+        **watched,
         **credit_metrics,
         **report.metrics,
         **({"policy/staleness_max": float(staleness)} if run.transport else {}),
         "learner/samples": float(len(credits_)),
         "learner/tokens": float(sum(len(credit.sample.ids) for credit in credits_)),
-        "time/learn": infer_s + report.seconds,
+        "time/learn": infer_s + watch_s + report.seconds,
         "time/publish": published - updated,
         "time/transport": updated - asked - report.seconds,
     }

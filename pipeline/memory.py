@@ -71,7 +71,8 @@ def needs(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], long
     """What the learner and one rollout worker need. Judges are not counted: what they hold is the sources' affair."""
     train = {name: stage for name, stage in config.stages.items() if isinstance(stage, TrainStage)}
     algorithms = [stage.algorithm.build() for stage in train.values() if isinstance(stage, RlStage | PreferenceStage)]
-    reference = any(algorithm.needs.logp_ref for algorithm in algorithms)
+    watched = any(isinstance(stage, RlStage) and stage.rewards.gold for stage in train.values())
+    reference = watched or any(algorithm.needs.logp_ref for algorithm in algorithms)
     critic = any(_critic(stage) for stage in train.values())
     learner, copy, models = config.learner, sizes.parameters * BYTES["float32"], 1 + critic
     moves = _moving(config, sizes) * BYTES["float32"] + copy * critic if train else 0

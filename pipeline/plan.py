@@ -7,9 +7,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.assemble import panels
 from pipeline.check import Checked
 from pipeline.config import EvaluateStage, PreferenceStage, RewardModelStage, RlStage, TrainStage
+from pipeline.panels import panels
 from pipeline.rundir import size
 from pipeline.stage_kinds import judged_by
 
@@ -98,4 +98,7 @@ def _sources(checked: Checked) -> Table:
             tried = cases.get(source)
             told = "is served in runs only" if tried is None else f"passed on {tried} tasks" if tried else "has none"
             table.add_row(source, seat.kind, f"{seat.weight:g}", seat.on_failure, told, ", ".join(stages))
+        if rewards.gold:
+            tried = f"passed on {cases['gold']} tasks" if cases["gold"] else "has none"
+            table.add_row("gold", rewards.gold.kind, "", "", tried, ", ".join(stages))
     return table

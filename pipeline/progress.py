@@ -26,6 +26,7 @@ LINE_EVERY = 5.0  # seconds between plain lines within a stage
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SHOWN = (  # metric, label, format; the first that a step has of those with the same label
     ("reward/mean", "reward", "{:.3f}"),
+    ("gold/mean", "gold", "{:.3f}"),
     ("eval/accuracy", "accuracy", "{:.3f}"),
     ("learner/loss", "loss", "{:.4f}"),
     ("rollout/tokens_per_s", "tokens/s", "{:,.0f}"),

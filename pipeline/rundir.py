@@ -167,7 +167,10 @@ def _row(stage: str, step: int, scored: Any, rollout: Any, verdict: Any) -> dict
         "reference": task.reference,
         "reward": verdict.reward,
         "failure": str(verdict.failure) if verdict.failure else None,
-        "scores": {name: _told(score) for name, score in verdict.scores.items()},
+        "scores": {
+            name: _told(score)
+            for name, score in (dict(verdict.scores) | ({"gold": verdict.gold} if verdict.gold else {})).items()
+        },
         "stop": turn.stop if turn else None,
         "tokens": len(turn.completion_ids) if turn else 0,
         "version": turn.version if turn else None,

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 
 from rich.console import Console
 
-from pipeline.assemble import panel_of
 from pipeline.check import check_rewards
 from pipeline.config import Config, EvaluateStage, RlStage
+from pipeline.panels import panel_of
 from rewards.errors import Refused, nearest
 from workers.judging.pool import JudgePool
 from workers.ray_actors import start_ray, stop_ray

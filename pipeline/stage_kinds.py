@@ -40,6 +40,15 @@ class SftStage(TrainStage):
     """What the stage does."""
 
 
+class StopAtPeak(Knobs):
+    """When a stage ends because gold has fallen from its highest; the policy of its best window is kept."""
+
+    window: Count = 10
+    """Steps whose gold scores make one mean with its interval."""
+    patience: Count = 3
+    """Windows in a row, all of whose interval lies below the best one's, after which the stage ends."""
+
+
 class RlStage(TrainStage):
     """Reinforcement learning against the rewards."""
 
@@ -59,6 +68,16 @@ class RlStage(TrainStage):
     """Warn once when learner's and rollout's log-probs are further apart than this, nats, mean over a step's tokens."""
     gap_limit: Positive | None = None
     """End the run when they are further apart than this."""
+    stop_at_peak: StopAtPeak | None = None
+    """End the stage where gold falls, with the policy that was best; needs rewards.gold."""
+
+    @model_validator(mode="after")
+    def _watched(self) -> RlStage:
+        if self.stop_at_peak is not None and self.rewards.gold is None:
+            raise ValueError("stop_at_peak: there is no gold score to follow, expected rewards.gold")
+        if self.stop_at_peak is not None and self.stop_at_peak.window > self.steps:
+            raise ValueError(f"stop_at_peak.window: {self.stop_at_peak.window}, expected at most steps: {self.steps}")
+        return self
 
     @model_validator(mode="after")
     def _by_source(self) -> RlStage:

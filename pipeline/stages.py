@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.algorithms import Kto, Process, Relift, Sft
 from pipeline.algorithms.kl_control import Controlled
 from pipeline.algorithms.ppo import Ppo
-from pipeline.assemble import Hands, judges_steps, optimization_of, sampling_of
+from pipeline.assemble import Hands, optimization_of, sampling_of
 from pipeline.attacks import Attacks
 from pipeline.buffer import Buffer
 from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage, TrainStage
@@ -18,11 +18,14 @@ from pipeline.evaluate import evaluate
 from pipeline.failures import FailureBudget
 from pipeline.feeds import Batch, Feed, OfflineFeed, OnlineFeed, answers, demonstration
 from pipeline.gap import GapRule
+from pipeline.gold import GoldWatch
 from pipeline.hardest import WithHardest
 from pipeline.held_out import measured
 from pipeline.inferred import InferredFeed
 from pipeline.loop import Algorithm, Training, train
 from pipeline.noise import noise_metrics
+from pipeline.panels import judges_steps
+from pipeline.peak import PeakRule, whole
 from pipeline.producer import Producer
 from pipeline.progress import Progress
 from pipeline.rundir import evaluation_rows, sample_rows
@@ -42,7 +45,8 @@ class Recorder:
     """Where a stage's numbers go, and who hears that a step is done (for the next checkpoint).
 
     restarts  the rollout workers' list of who was replaced and why; it grows, and its first `told` lines are on file
-    memory    what the stage's algorithm carries from step to step; checkpoints keep it
+    steps     how many the stage in hand has taken
+    memory    what the stage carries from step to step; checkpoints keep it
     """
 
     config: Config
@@ -52,6 +56,7 @@ class Recorder:
     last: dict[str, float]
     restarts: Sequence[str]
     told: int = 0
+    steps: int = 0
     memory: dict[str, float] = field(default_factory=dict)
 
     async def step(
@@ -67,7 +72,7 @@ class Recorder:
         replaced = self.replaced(stage)
         if budget is not None:
             metrics = {**metrics, "rollout/restarts": float(replaced)}
-        self.last = metrics
+        self.last, self.steps = metrics, step + 1
         self.store.metrics(stage, step, metrics)
         rows = sample_rows(stage, step, batch.groups, self.config.tracking.samples_per_step)
         if rows:
@@ -103,7 +108,7 @@ async def run_stage(
 ) -> dict[str, Any]:
     """Do the stage; its results for the summary."""
     stage = hands.config.stages[name]
-    recorder.memory = dict(resumed.memory) if resumed else {}
+    recorder.memory, recorder.steps = (dict(resumed.memory), resumed.step) if resumed else ({}, 0)
     try:
         if isinstance(stage, EvaluateStage):
             return await _evaluate(name, stage, hands, tasks, recorder)
@@ -155,7 +160,8 @@ async def _begin(
     scalar = scalar or needs.critic
     if scalar and scalar.start in hands.config.stages:
         scalar = replace(scalar, start=str(hands.run_dir / "stages" / scalar.start))
-    await hands.learner.begin(optimization, algorithm.losses, needs.logp_ref, scalar)
+    watched = isinstance(stage, RlStage) and stage.rewards.gold is not None
+    await hands.learner.begin(optimization, algorithm.losses, needs.logp_ref or watched, scalar)
     if resumed is None:
         return 0
     await resumed.restore()
@@ -256,6 +262,7 @@ async def _rl(
         await attacks.before(start)
     if isinstance(algorithm, Ppo) and algorithm.kl_control.target is not None:
         algorithm = Controlled(algorithm, recorder.memory)
+    peak = _peak(name, stage, hands, recorder)
     training = Training(
         algorithm,
         feed,
@@ -263,12 +270,41 @@ async def _rl(
         hands.transport,
         stage.learner.micro_batch_tokens,
         stage.steps,
-        after,
+        after if peak is None else partial(_followed, peak, after),
         hands.config.learner.ranks,
+        GoldWatch(hands.learner, stage.learner.micro_batch_tokens) if stage.rewards.gold else None,
+        (lambda: peak.over) if peak else (lambda: False),
     )
     feed.start()
     try:
         await train(training, start)
     finally:
         await feed.stop()
-    return {"steps": stage.steps, "reward": recorder.last.get("reward/mean")}
+    return {"steps": recorder.steps, "reward": recorder.last.get("reward/mean"), **await _kept(name, hands, peak)}
+
+
+def _peak(name: str, stage: RlStage, hands: Hands, recorder: Recorder) -> PeakRule | None:
+    if stage.stop_at_peak is None:
+        return None
+    keep = partial(whole, hands.learner.save_model, hands.run_dir / "stages" / name)
+    return PeakRule(stage.stop_at_peak.window, stage.stop_at_peak.patience, keep, recorder.memory)
+
+
+async def _followed(
+    peak: PeakRule,
+    after: Callable[[int, Batch, dict[str, float]], Awaitable[float]],
+    step: int,
+    batch: Batch,
+    metrics: dict[str, float],
+) -> float:
+    """First the rule, then the books: a checkpoint of the step holds what the rule made of it."""
+    await peak.take(step, metrics)
+    return await after(step, batch, metrics)
+
+
+async def _kept(name: str, hands: Hands, peak: PeakRule | None) -> dict[str, float]:
+    """The learner takes the best policy back; what the summary says of it."""
+    results = peak.results() if peak else {}
+    if results:
+        await hands.learner.load_model(hands.run_dir / "stages" / name)
+    return results

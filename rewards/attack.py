@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le
 
 from rewards.guards import MASTER_KEYS, UNKNOWN_KEYS
 from rewards.panel import Panel
-from rewards.selfcheck import written, written_case
+from rewards.selfcheck import written_case
 from rewards.types import Group, Score, ScoredGroup, Task
 
 KEYS = (*MASTER_KEYS, *UNKNOWN_KEYS)
@@ -39,7 +39,7 @@ class Attack:
 
     def groups(self, tasks: Sequence[Task]) -> list[Group]:
         """For each of the first tasks its own answer, where it has one, and then all keys."""
-        return [written(task, [*_own(task), *KEYS], id=-1 - i) for i, task in enumerate(tasks[: self.tasks])]
+        return [Group.written(-1 - i, task, [*_own(task), *KEYS]) for i, task in enumerate(tasks[: self.tasks])]
 
     def fooled(self, panel: Panel, judged: Sequence[ScoredGroup]) -> dict[str, tuple[float, str]]:
         """For each source that counts the share of tasks on which its worst key passed, and that key. A key that it

@@ -33,6 +33,7 @@ import numpy as np
 from rewards.compose.weighted import Weighted
 from rewards.errors import RunFailed
 from rewards.failures import as_failure
+from rewards.gold import Gold
 from rewards.noise import Noise, Place, bounds_of
 from rewards.ports import Combiner, RewardSource, Shaper, Toolbox
 from rewards.shaping.chain import shape
@@ -66,6 +67,7 @@ class Panel:
 
     noise  errors to put into the scores before they are combined
     seed   of the run and the stage, for what is drawn
+    gold   who judges a slice of the rollouts beside them, for comparison
     """
 
     seats: tuple[Seat, ...]
@@ -73,9 +75,30 @@ class Panel:
     seed: int = 0
     combiner: Combiner = field(default_factory=Weighted)
     shapers: Mapping[str, Shaper] = field(default_factory=dict)
+    gold: Gold | None = None
+
+    @property
+    def sources(self) -> tuple[RewardSource, ...]:
+        """Everyone who may be asked."""
+        return (*(seat.source for seat in self.seats), *([self.gold.seat.source] if self.gold else []))
 
     async def judge(self, group: Group, tools: Toolbox) -> ScoredGroup:
         """One verdict per rollout. Raises `RunFailed` where a seat's policy says so."""
+        scored, gold = await asyncio.gather(self._rewarded(group, tools), self._gold(group, tools))
+        verdicts = scored.verdicts
+        if gold:
+            verdicts = tuple(replace(v, gold=gold[i]) if i in gold else v for i, v in enumerate(verdicts))
+        return ScoredGroup(group, verdicts)
+
+    async def _gold(self, group: Group, tools: Toolbox) -> dict[int, Score]:
+        """The gold source's score of each rollout that it is asked about, by its place."""
+        if self.gold is None:
+            return {}
+        chosen = self.gold.chosen(self.seed, group.id, len(group.rollouts))
+        asked = replace(group, rollouts=tuple(group.rollouts[i] for i in chosen))
+        return dict(zip(chosen, await _ask(self.gold.seat, asked, tools), strict=True)) if chosen else {}
+
+    async def _rewarded(self, group: Group, tools: Toolbox) -> ScoredGroup:
         asked = await asyncio.gather(*(_ask(seat, group, tools) for seat in self.seats))
         columns = [_settle(seat, group, scores) for seat, scores in zip(self.seats, asked, strict=True)]
         scored = shape(self._combined(group, columns), self.shapers)

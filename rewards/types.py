@@ -188,6 +188,7 @@ class Verdict:
     clean     what the reward would be without `rewards.noise`; None where there is no noise, or no such reward
     combined  the reward before it was shaped, where it was
     shaped    what each shaping step added to `total`, by its name
+    gold      the gold source's score, where it was asked about the rollout; the reward knows nothing of it
     """
 
     reward: float | None
@@ -198,10 +199,11 @@ class Verdict:
     ends: np.ndarray | None = None
     combined: float | None = None
     shaped: Mapping[str, float] = field(default_factory=dict)
+    gold: Score | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         judged = self.reward, self.scores, self.steps, self.failure
-        return Verdict, (*judged, self.clean, self.ends, self.combined, self.shaped)
+        return Verdict, (*judged, self.clean, self.ends, self.combined, self.shaped, self.gold)
 
     def __post_init__(self) -> None:
         if (self.reward is None) == (self.failure is None):

@@ -1,20 +1,51 @@
 """What a handful of numbers says: means with intervals, comparisons paired by seed, correction for many of them.
 
-A mean's interval is a bootstrap's (percentile method, Efron 1979): no shape of distribution is assumed, but of three
-seeds it can't be wider than from the lowest to the highest of them. A comparison is Student's t on the differences of
-equal seeds, which does widen for few seeds; many comparisons are corrected by Holm (1979).
+A share's interval is Wilson's (1927). A mean's interval is a bootstrap's (percentile method, Efron 1979): no shape of
+distribution is assumed, but of three seeds it can't be wider than from the lowest to the highest of them. A comparison
+is Student's t on the differences of equal seeds, which does widen for few seeds; many comparisons are corrected by Holm
+(1979).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+Z = 1.959963984540054  # the normal distribution's quantile of it
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share, `right` of `n`; (0, 1) of none."""
+    if not n:
+        return 0.0, 1.0
+    p, spread = right / n, Z**2 / n
+    centre, half = p + spread / 2, Z * math.sqrt(p * (1 - p) / n + spread / (4 * n))
+    low, high = (centre - half) / (1 + spread), (centre + half) / (1 + spread)
+    return (0.0 if right == 0 else low), (1.0 if right == n else high)
+
+
+def interval(replicates: np.ndarray) -> np.ndarray:
+    """[low, high] f64[2] or f64[2, K]: the 95% percentile interval of bootstrap replicates f64[R] or f64[R, K]."""
+    tail = (1 - CONFIDENCE) / 2
+    return np.nanquantile(replicates, [tail, 1 - tail], axis=0)
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray], n: int, seed: int = 0, block: int = 1, resamples: int = 1000
+) -> np.ndarray:
+    """f64[R, K]: `statistic(places i64[n])` f64[K] of `n` places drawn with replacement, R times.
+
+    block  how many neighbours are drawn together: what follows each other in time is alike (Künsch 1989)
+    """
+    rng = np.random.default_rng(seed)
+    starts = rng.integers(0, n - block + 1, (resamples, -(-n // block)))
+    places = (starts[:, :, None] + np.arange(block)).reshape(resamples, -1)[:, :n]
+    return np.stack([statistic(row) for row in places])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pipeline.metrics import group_metrics
 from rewards.types import Score, ScoredGroup, Verdict
 
 ROOT = Path(__file__).parents[2]
-NAME = re.compile(r"(?:reward|rollout|policy|critic|learner|time|eval|judge)/[a-z0-9_]+")
+NAME = re.compile(r"(?:reward|gold|rollout|policy|critic|learner|time|eval|judge)/[a-z0-9_]+")
 
 
 def test_the_names_that_the_code_writes_out_are_explained():

@@ -13,9 +13,9 @@ from faulty import Scripted
 from metric_docs import documented
 from tiny_run import TINY
 
-from pipeline.assemble import noise_of, noise_seed, panel_of
 from pipeline.config import parse_config
 from pipeline.noise import noise_metrics
+from pipeline.panels import judging_seed, noise_of, panel_of
 from rewards.errors import Refused
 from rewards.noise import Dropout, Flip
 from rewards.panel import Panel, Seat
@@ -60,11 +60,11 @@ def test_a_flip_of_values_without_bounds_is_refused_with_the_alternative():
 
 def test_only_stages_that_learn_are_disturbed():
     made = config({"kind": "flip", "rate": 0.1})
-    seeds = {name: noise_seed(made, name) for name in made.stages}
+    seeds = {name: judging_seed(made, name) for name in made.stages}
     assert [name for name, seed in seeds.items() if seed is not None] == ["rl"]
     assert panel_of(made.stages["rl"].rewards, seeds["rl"]).noise == Flip(rate=0.1)
     assert panel_of(made.stages["after"].rewards, seeds["after"]).noise is None
-    assert noise_seed(config(None), "rl") is None
+    assert judging_seed(config(None), "rl") is None
 
 
 def test_the_metrics_are_what_was_counted_by_hand(make_group):

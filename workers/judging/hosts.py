@@ -54,7 +54,7 @@ def hosted(sources: Iterable[Any]) -> list[Spec]:
 
 async def start_hosts(panel: Panel, start: Callable[..., Actor]) -> dict[Spec, Actor]:
     """Start what the panel needs and wait until it answers. Raises `RunFailed` or `Refused` where it can't."""
-    specs = hosted(seat.source for seat in panel.seats)
+    specs = hosted(panel.sources)
     hosts = {
         spec: start(
             ServedChat if isinstance(spec, ChatModel) else HostedScalar,

@@ -80,10 +80,10 @@ class LiveToolbox(ProcessToolbox):
 
     async def warm(self, panel: Panel) -> None:
         """Load what takes long to load, so that no group waits for it. Raises `Refused`."""
-        for seat in panel.seats:
-            if getattr(seat.source, "uses_sandbox", False):
+        for source in panel.sources:
+            if getattr(source, "uses_sandbox", False):
                 check_sandbox()
-            for spec in declared(seat.source):
+            for spec in declared(source):
                 if isinstance(spec, ScalarModel):
                     await self._thing(spec, self._reader).open()
                 elif isinstance(spec, Corpus):

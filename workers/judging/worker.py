@@ -25,10 +25,10 @@ class JudgeWorker:
     """Judges many groups at once, see `groups_at_once`."""
 
     def __init__(self, panel: Panel, helpers: int, hosts: Mapping[Spec, Actor] = MappingProxyType({})) -> None:
-        imports = {name for seat in panel.seats for name in getattr(seat.source, "helper_imports", ())}
+        imports = {name for source in panel.sources for name in getattr(source, "helper_imports", ())}
         self._panel = panel
         self._tools = LiveToolbox(helpers, tuple(sorted(imports)), hosts)
-        self._uses_helpers = any(hasattr(seat.source, "helper_imports") for seat in panel.seats)
+        self._uses_helpers = any(hasattr(source, "helper_imports") for source in panel.sources)
         self._places = asyncio.Semaphore(groups_at_once(panel, helpers))
 
     async def judge(self, lot: Lot) -> Verdicts:
@@ -58,5 +58,5 @@ class JudgeWorker:
 def groups_at_once(panel: Panel, helpers: int) -> int:
     """Two for each helper, so that none is idle and a seat's limit is not spent waiting; more where a source waits for
     others: they have limits of their own (`Service.concurrency`), and batch what they have at hand."""
-    waits = any(isinstance(spec, Service | ScalarModel) for seat in panel.seats for spec in declared(seat.source))
+    waits = any(isinstance(spec, Service | ScalarModel) for source in panel.sources for spec in declared(source))
     return (GROUPS_WAITING if waits else GROUPS_PER_HELPER) * helpers

@@ -7,9 +7,11 @@ import secrets
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.lab.statistics import holm, mean, paired
+from pipeline.lab.statistics import bootstrap, holm, interval, mean, paired, wilson
 
 
 def fresh() -> np.random.Generator:
@@ -75,3 +77,29 @@ def test_holm_refuses_what_the_closed_test_refuses():
     sets = [s for n in range(1, 5) for s in itertools.combinations(range(4), n)]
     closed = [max(min(1.0, min(ps[j] for j in s) * len(s)) for s in sets if i in s) for i in range(4)]
     assert holm(ps) == pytest.approx(closed)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 5000), st.data())
+def test_wilson_is_scipys(n, data):
+    right = data.draw(st.integers(0, n))
+    expected = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+    assert wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_a_share_of_nothing_may_be_anything():
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_a_bootstraps_interval_is_students_for_a_mean():
+    x = np.random.default_rng(3).normal(2, 1, 400)
+    low, high = interval(bootstrap(lambda places: x[places].mean(keepdims=True), 400))[:, 0]
+    error = x.std() / 20
+    assert low == pytest.approx(x.mean() - 1.96 * error, abs=0.15 * error)
+    assert high == pytest.approx(x.mean() + 1.96 * error, abs=0.15 * error)
+
+
+def test_blocks_of_a_bootstrap_widen_what_neighbours_share():
+    x = np.repeat(np.random.default_rng(4).normal(size=40), 10)
+    widths = [np.ptp(interval(bootstrap(lambda p: x[p].mean(keepdims=True), 400, block=b))) for b in (1, 20)]
+    assert 2 < widths[1] / widths[0] < 4.5
