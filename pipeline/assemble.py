@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from pipeline.config import Config, EvaluateStage, Optimizer, PathSeat, Rewards, RlStage, Rollout, Sampling, SeatKnobs
 from pipeline.knobs import knobs_from
+from pipeline.learned_judges import learned_here, located
 from pipeline.refusals import refusal
 from pipeline.shaping import shapers_of
 from pipeline.streams import key
@@ -169,7 +170,8 @@ class Hands:
             if self.judges is not None:
                 await self.judges.close()
             timeout, start = self.config.cluster.timeout_s, self.reserved.start
-            self.judges = JudgePool(panel_of(*wanted), stage.rewards.workers, stage.rewards.cpus, timeout, start)
+            panel = located(panel_of(*wanted), self.config, self.run_dir)
+            self.judges = JudgePool(panel, stage.rewards.workers, stage.rewards.cpus, timeout, start)
             self.judging = wanted
             await self.judges.start()
         return self.judges
@@ -203,7 +205,8 @@ async def hands(config: Config, run_dir: Path, texts: list[str]) -> Hands:
         learner, rollouts = LearnerTeam(*at_learner), RolloutPool(*at_rollout)
     crew = Hands(config, run_dir.absolute(), taken, learner, rollouts, ObjectStoreTransport(learner, rollouts))
     judged = [name for name, stage in config.stages.items() if isinstance(stage, RlStage | EvaluateStage)]
-    first = [crew.judges_for(name) for name in judged[:1]]
+    # A judge that is yet to be learned comes later.
+    first = [crew.judges_for(name) for name in judged[:1] if not learned_here(config, config.stages[name].rewards)]
     await asyncio.gather(learner.start(), rollouts.start(), *first)
     await rollouts.open(path, _make_engine(config))
     return crew
