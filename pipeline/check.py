@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.assemble import check_engine, noise_of, panel_of, panels, placement_of, tasks_of, texts_of
 from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, Rewards, SftStage
 from pipeline.fit import check_lengths, check_machine, check_timeouts
+from pipeline.learned_judges import present
 from pipeline.memory import BYTES, Longest, Needs, needs
 from pipeline.tasks import TaskSets
 from rewards.errors import Refused
@@ -151,12 +152,14 @@ async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tu
     tools = LiveToolbox(1)
     try:
         for rewards in panels(config):
-            await tools.warm(panel_of(rewards))
+            panel = panel_of(rewards)
+            there = present(panel, config)
+            await tools.warm(there)
             sets = next(tasks[name] for name, stage in config.stages.items() if _rewards(stage) == rewards)
             tried = [*sets.train[:TRIED], *sets.held_out[:TRIED]]
-            seats = panel_of(rewards).seats
-            noise_of(rewards, seats)
-            out.append((rewards, {seat.name: await selfcheck(seat, tried, tools) for seat in seats}))
+            noise_of(rewards, panel.seats)
+            cases = {seat.name: await selfcheck(seat, tried, tools) for seat in there.seats}
+            out.append((rewards, {seat.name: cases.get(seat.name, 0) for seat in panel.seats}))
     finally:
         await tools.aclose()
     return out

@@ -20,12 +20,21 @@ def learned_here(config: Config, rewards: Rewards) -> list[str]:
 
 def located(panel: Panel, config: Config, run_dir: Path) -> Panel:
     """The panel whose sources find those models where their stages put them: RUN_DIR/stages/STAGE."""
-    made = {name for name, stage in config.stages.items() if isinstance(stage, RewardModelStage)}
+    made = _made(config)
     seats = []
     for seat in panel.seats:
         found = {name: replace(m, path=str(run_dir / "stages" / m.path)) for name, m in _models(seat.source, made)}
         seats.append(replace(seat, source=replace(seat.source, **found)) if found else seat)
     return replace(panel, seats=tuple(seats))
+
+
+def present(panel: Panel, config: Config) -> Panel:
+    """The panel without the sources that can't be asked before their model is learned."""
+    return replace(panel, seats=tuple(seat for seat in panel.seats if not list(_models(seat.source, _made(config)))))
+
+
+def _made(config: Config) -> set[str]:
+    return {name for name, stage in config.stages.items() if isinstance(stage, RewardModelStage)}
 
 
 def _models(source: Any, made: set[str]) -> Iterator[tuple[str, ScalarModel]]:

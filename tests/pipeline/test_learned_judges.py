@@ -10,7 +10,7 @@ from tiny_run import TINY, assay, metric_rows, write_config
 
 from pipeline.assemble import panel_of
 from pipeline.config import parse_config
-from pipeline.learned_judges import learned_here, located
+from pipeline.learned_judges import learned_here, located, present
 from rewards.errors import Refused
 
 TAUGHT = TINY.replace(
@@ -36,6 +36,7 @@ def test_its_path_is_where_the_stage_puts_it():
     rewards = found.stages["rl"].rewards
     assert learned_here(found, rewards) == ["preferred"]
     assert learned_here(found, found.stages["after"].rewards) == []
+    assert [seat.name for seat in present(panel_of(rewards), found).seats] == ["exact"]
     panel = located(panel_of(rewards), found, Path("/runs/x"))
     assert panel.seats[0].source.model.path == "/runs/x/stages/preferred"
     assert panel.seats[1] == panel_of(rewards).seats[1]
