@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.lab import charts
+from pipeline.lab.gold_chart import gold_chart
 from pipeline.lab.page import charted, number, percent, write_page
 from pipeline.lab.reading import compared
 from pipeline.stores.files import read_jsonl, spread
@@ -112,7 +113,7 @@ def _section(run: Run, stage: str) -> dict[str, Any] | None:
         "rest": rest,
         "timing": charts.timing(found),
         "maps": charts.distributions(samples),
-        "gold": charts.gold(found),
+        "gold": gold_chart(found),
     }
 
 
