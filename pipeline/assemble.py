@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config, Optimizer, Rewards, Rollout, Sampling
+from pipeline.learned_judges import learned_here, located
 from pipeline.panels import judging_seed, panel_of, panels
 from pipeline.stage_kinds import judged_by
 from pipeline.streams import key
@@ -102,7 +103,8 @@ class Hands:
             if self.judges is not None:
                 await self.judges.close()
             timeout, start = self.config.cluster.timeout_s, self.reserved.start
-            self.judges = JudgePool(panel_of(*wanted), rewards.workers, rewards.cpus, timeout, start)
+            panel = located(panel_of(*wanted), self.config, self.run_dir)
+            self.judges = JudgePool(panel, rewards.workers, rewards.cpus, timeout, start)
             self.judging = wanted
             await self.judges.start()
         return self.judges
@@ -135,8 +137,9 @@ async def hands(config: Config, run_dir: Path, texts: list[str]) -> Hands:
     else:
         learner, rollouts = LearnerTeam(*at_learner), RolloutPool(*at_rollout)
     crew = Hands(config, run_dir.absolute(), taken, learner, rollouts, ObjectStoreTransport(learner, rollouts))
-    judged = [name for name, stage in config.stages.items() if judged_by(stage)]
-    first = [crew.judges_for(name) for name in judged[:1]]
+    judged = [(name, rewards) for name, stage in config.stages.items() if (rewards := judged_by(stage))]
+    # A judge that is yet to be learned comes later.
+    first = [crew.judges_for(name) for name, rewards in judged[:1] if not learned_here(config, rewards)]
     await asyncio.gather(learner.start(), rollouts.start(), *first)
     await rollouts.open(path, _make_engine(config))
     return crew

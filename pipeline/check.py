@@ -22,6 +22,7 @@ from pipeline.config import (
     TrainStage,
 )
 from pipeline.fit import check_lengths, check_machine, check_timeouts
+from pipeline.learned_judges import present
 from pipeline.memory import BYTES, Longest, Needs, needs
 from pipeline.panels import noise_of, panel_of, panels
 from pipeline.stage_kinds import judged_by
@@ -239,13 +240,16 @@ async def _self_checks(config: Config, tasks: Mapping[str, TaskSets]) -> list[tu
     tools = LiveToolbox(1)
     try:
         for rewards in panels(config):
-            await tools.warm(panel_of(rewards))
+            panel = panel_of(rewards)
+            there = present(panel, config)
+            await tools.warm(there)
             sets = next(tasks[name] for name, stage in config.stages.items() if judged_by(stage) == rewards)
             tried = [*sets.train[:TRIED], *sets.held_out[:TRIED]]
-            panel = panel_of(rewards)
             noise_of(rewards, panel.seats)
-            seats = (*panel.seats, *([panel.gold.seat] if panel.gold else []))
-            out.append((rewards, {seat.name: await selfcheck(seat, tried, tools) for seat in seats}))
+            seats = (*there.seats, *([there.gold.seat] if there.gold else []))
+            tryable = [seat for seat in seats if not _served(seat.source)]
+            cases = {seat.name: await selfcheck(seat, tried, tools) for seat in tryable}
+            out.append((rewards, {seat.name: cases.get(seat.name, 0) for seat in panel.seats}))
     finally:
         await tools.aclose()
     return out

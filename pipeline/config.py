@@ -124,6 +124,21 @@ class Config(Knobs):
         return self
 
     @model_validator(mode="after")
+    def _learned(self) -> Config:
+        """A judge whose model is a stage's: that stage learns a reward model, and comes first."""
+        made: list[str] = []
+        for name, stage in self.stages.items():
+            for source, seat in stage.rewards.sources.items() if isinstance(stage, RlStage | EvaluateStage) else ():
+                path = getattr(getattr(seat, "model", None), "path", None)
+                if path in self.stages and path not in made:
+                    hint = nearest(path, made) if made else "expected a directory, or an earlier stage of that kind"
+                    where = f"stages.{name}.rewards.sources.{source}.model.path"
+                    raise ValueError(f"{where}: stage {path!r} makes no reward model before it; {hint}")
+            if isinstance(stage, RewardModelStage):
+                made.append(name)
+        return self
+
+    @model_validator(mode="after")
     def _sampled(self) -> Config:
         for name, stage in self.stages.items():
             if isinstance(stage, RlStage) and stage.rollout.temperature == 0:

@@ -166,16 +166,6 @@ def repeated(text: str, n: int = 4) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def gold(found: Curves) -> dict[str, Any] | None:
-    """Gold score and reward over the distance from the stage's first policy; None of a stage that has no gold."""
-    if not {"gold/kl_sqrt", "gold/mean", "reward/mean"} <= set(found):
-        return None
-    by_step = {name: dict(zip(*found[name], strict=True)) for name in ("gold/kl_sqrt", "gold/mean", "reward/mean")}
-    steps = sorted(set.intersection(*(set(one) for one in by_step.values())))
-    d, scores, rewards = ([rounded(by_step[name][step]) for step in steps] for name in by_step)
-    return {"d": d, "gold": scores, "proxy": rewards, "law": None}
-
-
 def table(found: Curves) -> list[dict[str, Any]]:
     """First, last, lowest and highest value of every metric, with a trend to draw (0 to 1, at most 60 points)."""
     rows = []

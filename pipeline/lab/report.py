@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.lab import charts
+from pipeline.lab.gold_chart import gold_chart
 from pipeline.lab.page import charted, number, percent, write_page
 from pipeline.lab.reading import compared
 from pipeline.stores.files import read_jsonl, spread
@@ -76,7 +77,8 @@ def write_report(run_dir: Path) -> Path:
     """Renders the run's page and puts it in place whole. Returns its path."""
     run = Run.read(run_dir)
     sections = [section for name in run.curves if (section := _section(run, name))]
-    shown = compared(_samples(run.samples), [stage["name"] for stage in run.evaluations])
+    evaluations = [stage["name"] for stage in run.evaluations]
+    shown = compared(_samples(run.samples, evaluations[-2:]), evaluations)
     more = [key for key in ("disagreeing", "changed") if any(key in row for row in shown)]
     values = {
         "run": run,
@@ -111,7 +113,7 @@ def _section(run: Run, stage: str) -> dict[str, Any] | None:
         "rest": rest,
         "timing": charts.timing(found),
         "maps": charts.distributions(samples),
-        "gold": charts.gold(found),
+        "gold": gold_chart(found),
     }
 
 
@@ -154,9 +156,13 @@ def _strip(run: Run) -> list[dict[str, Any]]:
     return [{**part, "share": part["seconds"] / total} for part in parts]
 
 
-def _samples(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """As many as a page can hold, evenly over stages and steps, with long texts cut in the middle."""
-    cut = [_cut(row) for row in spread(rows, MAX_SAMPLES)]
+def _samples(rows: Sequence[Mapping[str, Any]], whole: Sequence[str]) -> list[dict[str, Any]]:
+    """As many as a page can hold, with long texts cut in the middle: those of the stages named in `whole` first, then
+    the others', evenly over stages and steps."""
+    first = spread([row for row in rows if row["stage"] in whole], MAX_SAMPLES // 2)
+    kept = {id(row) for row in first}
+    kept |= {id(row) for row in spread([r for r in rows if r["stage"] not in whole], MAX_SAMPLES - len(first))}
+    cut = [_cut(row) for row in rows if id(row) in kept]
     size = sum(len(json.dumps(row)) for row in cut)
     return cut if size <= MAX_SAMPLE_BYTES else [dict(r) for r in spread(cut, int(len(cut) * MAX_SAMPLE_BYTES / size))]
 

@@ -7,11 +7,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.cli import main
 from pipeline.lab import charts
 from pipeline.lab.compare import differences, labels
+from pipeline.lab.gold_chart import gold_chart
 from pipeline.lab.pages import write
 from pipeline.lab.reading import compared
 from rewards.errors import Refused
@@ -107,8 +109,22 @@ def test_repetition(text, share):
     assert charts.repeated(text) == pytest.approx(share)
 
 
-def test_gold_is_drawn_over_the_distance_where_there_is_gold():
+def test_gold_is_drawn_over_the_distance_with_its_law():
     found = {"gold/kl_sqrt": ([0, 2], [0.0, 1.5]), "gold/mean": ([0, 1, 2], [0.1, 0.2, 0.3])}
-    assert charts.gold(found) is None
+    assert gold_chart(found) is None
     found["reward/mean"] = ([0, 1, 2], [1.0, 2.0, 3.0])
-    assert charts.gold(found) == {"d": [0.0, 1.5], "gold": [0.1, 0.3], "proxy": [1.0, 3.0], "law": None}
+    chart = gold_chart(found)
+    assert (chart["d"], chart["gold"], chart["proxy"]) == ([0.0, 1.5], [0.1, 0.3], [1.0, 3.0])
+    assert chart["law"]["x"] == []
+    assert "no peak can be named" in chart["law"]["text"]
+    d = np.linspace(0.05, 4.0, 60)
+    exact = 0.4 + d * (0.5 - 0.3 * np.log(d))  # peaks at exp(2 / 3)
+    steps = list(range(60))
+    found = {
+        "gold/kl_sqrt": (steps, d.tolist()),
+        "gold/mean": (steps, exact.tolist()),
+        "reward/mean": (steps, [1.0] * 60),
+    }
+    law = gold_chart(found)["law"]
+    assert "gold peaks at d 1.95 [1.95, 1.95]" in law["text"]
+    assert max(law["y"]) == pytest.approx(0.4 + 0.3 * np.exp(2 / 3), abs=1e-3)

@@ -1,0 +1,41 @@
+"""Gold score and proxy over the distance from the stage's first policy, and the law fitted through the gold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.lab.charts import Curves, rounded
+from pipeline.lab.overoptimization import Law, Unfitted, fit
+
+_NAMES = ("gold/kl_sqrt", "gold/mean", "reward/mean")
+_BLOCKS = 10  # neighbouring steps share their policy: the bootstrap keeps a tenth of the stage together
+
+
+def gold_chart(found: Curves) -> dict[str, Any] | None:
+    """{"d", "gold", "proxy": a number for every step, "law"}; None of a stage that asked no gold source."""
+    if not set(_NAMES) <= set(found):
+        return None
+    by_step = [dict(zip(*found[name], strict=True)) for name in _NAMES]
+    steps = sorted(set.intersection(*(set(one) for one in by_step)))
+    d, scores, rewards = ([rounded(one[step]) for step in steps] for one in by_step)
+    law = fit("rl", d, scores, block=max(1, len(d) // _BLOCKS))
+    return {"d": d, "gold": scores, "proxy": rewards, "law": _drawn(law)}
+
+
+def _drawn(law: Law | Unfitted) -> dict[str, Any]:
+    if isinstance(law, Unfitted):
+        return {"x": [], "y": [], "text": f"{law.reason}."}
+    x = np.linspace(max(law.reach[0], 1e-3), law.reach[1], 80)
+    found = f"Gao's law: gold = {law.start:.3g} + d (a - b ln d), a {_value(law.a, law.a_interval)}, "
+    found += f"b {_value(law.b, law.b_interval)}; "
+    if law.named and law.peak is not None and law.peak_interval is not None:
+        found += f"gold peaks at d {_value(law.peak, law.peak_interval)}."
+    else:
+        found += f"{law.refusal}."
+    return {"x": [rounded(float(one)) for one in x], "y": [rounded(float(one)) for one in law.curve(x)], "text": found}
+
+
+def _value(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.3g} [{interval[0]:.3g}, {interval[1]:.3g}]"
