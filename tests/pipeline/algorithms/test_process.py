@@ -128,6 +128,8 @@ def test_what_it_calls_right():
     assert Process(loss="squared").right(np.array([0.6, 0.4])).tolist() == [True, False]
     values = Process(loss="squared", infer=Infer(by="value"))
     assert values.right(np.array([0.3, 0.6, 0.5])).tolist() == [True, True, False]
+    # Of sigma(r) where the loss is cross-entropy: 0.62, 0.73, and 0.27 again.
+    assert Process(infer=Infer(by="value")).right(np.array([0.5, 1.0, -1.0])).tolist() == [True, True, False]
     assert rising(np.array([0.0, 0.2])).tolist() == [False, True]
     sample = Sample(0, 0, np.zeros(3, np.int32), np.ones(3, bool), None, 1.0, np.array([0.3, 0.2], np.float32))
     assert values.binary(sample).steps.tolist() == [1, 0]
