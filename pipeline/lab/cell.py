@@ -22,7 +22,6 @@ from rich.console import Console
 
 from pipeline import driver, rundir
 from pipeline.assemble import tasks_of
-from pipeline.check import check
 from pipeline.checkpoint import State
 from pipeline.config import Config, parse_config
 from pipeline.lab.shared_stages import SharedStages
@@ -78,24 +77,18 @@ def prepared(order: Order, console: Console) -> tuple[driver.Run, tuple[State, P
     )
     begun = (run_dir / "config.yaml").exists()
     kept = [key for key in order.shared.values() if shared.has(key)]
-    if begun:
-        tasks = tasks_of(config)
-    else:
-        checked = check(config)
-        for warning in checked.warnings:
-            console.print(f"warning {warning}")
+    if not begun:  # what can be refused was, before the sweep began
         if kept:
             shared.take(kept[-1], run_dir)
         else:
             shutil.rmtree(run_dir, ignore_errors=True)
         rundir.create(run_dir, config, order.name)
-        tasks = checked.tasks
 
     def keep(stage: str) -> None:
         if stage in order.shared:
             shared.keep(order.shared[stage], run_dir)
 
-    run = driver.Run(config, run_dir, order.name, tasks, console, order.tags, keep)
+    run = driver.Run(config, run_dir, order.name, tasks_of(config), console, order.tags, keep)
     newest = run.checkpoints.newest(lambda text: run.files.event("warning", text))
     if newest is None:
         run.files.rewind({"metrics.jsonl": 0, "samples.jsonl": 0})

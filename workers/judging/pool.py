@@ -24,7 +24,7 @@ from workers.messages import Lot
 from workers.ray_actors import Actor, Died, Stalled, call, kill, ready, start_actor
 from workers.types import Judged
 
-START_S = 120.0
+START_S = 600.0  # on a machine that is busy with other runs, starting a process may take minutes
 LOTS_PER_JUDGE = 2  # so that a judge that is done early can take over from one that is not
 
 
