@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rewards.errors import Refused, RunFailed
@@ -28,6 +30,15 @@ class Worker:
 
     async def environment(self):
         return os.getpid(), os.environ["OMP_NUM_THREADS"], os.environ.get("COLOUR"), sys.path
+
+    async def page_faults(self):
+        """Of work that needs 24 MB for a moment, done before."""
+        faults = []
+        for _ in range(5):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            del (lambda: [np.ones(1 << 20) for _ in range(3)])()[:]
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        return faults[-1]
 
     async def fail(self, kind):
         raise {
@@ -68,6 +79,7 @@ def test_answers_with_its_environment(worker):
     pid, threads, colour, paths = asyncio.run(call(worker, "environment", timeout_s=10))
     assert (pid != os.getpid(), threads, colour) == (True, "1", "blue")
     assert str(Path.cwd()) in paths
+    assert asyncio.run(call(worker, "page_faults", timeout_s=10)) < 600  # 6,144 where memory goes back and forth
 
 
 @pytest.mark.parametrize(

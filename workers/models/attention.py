@@ -152,6 +152,10 @@ class Packed:
         return padded.split([rows * length for rows, length in self._shapes])
 
 
+# Widths of caches and of what is read of them are multiples of this: softmax is eight times slower on fewer numbers.
+STRIDE = 16
+
+
 class Slots:
     """Keys and values of R rows, each as long as it is: `keys[layer]` f[R, Hkv, W, D].
 
@@ -164,37 +168,48 @@ class Slots:
 
     @classmethod
     def from_prefill(cls, packed: Packed, lengths: Tensor, width: int, repeat: Tensor) -> Slots:
-        """Rows of `width` from a prefill; `repeat` i64[R] names the prompt that each row continues."""
+        """Rows of at least `width` from a prefill; `repeat` i64[R] names the prompt that each row continues."""
         assert packed.kept is not None
-        longest = int(lengths.max())
+        longest, width = int(lengths.max()), _padded(width)
         starts = torch.cumsum(lengths, 0) - lengths
         column = torch.arange(longest, device=lengths.device)
         gather = (starts[:, None] + torch.minimum(column[None], lengths[:, None] - 1))[repeat]
 
         def rows(x: Tensor) -> Tensor:
-            out = x.new_zeros(len(repeat), x.shape[1], width, x.shape[3])
+            out = x.new_empty(len(repeat), x.shape[1], width, x.shape[3])
             out[:, :, :longest] = x[0][:, gather].transpose(0, 1)
+            out[:, :, longest:] = 0  # what is hidden has no weight, but must be a number
             return out
 
         layers = [packed.kept[i] for i in range(len(packed.kept))]
         return cls(lengths[repeat].clone(), [rows(k) for k, _ in layers], [rows(v) for _, v in layers])
 
     def begin(self) -> None:
-        """Look up, once for all layers, where the next token goes and what it may see."""
-        self._rows = torch.arange(len(self.lengths), device=self.lengths.device)
-        self._width = int(self.lengths.max()) + 1
-        column = torch.arange(self._width, device=self.lengths.device)
-        self._hidden = (column[None] > self.lengths[:, None])[:, None, None]
+        """The next token: where it goes and what it may see is looked up once for all layers."""
+        self._width = _padded(int(self.lengths.max()) + 1)
+        self._laid: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def _lay(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """For a layer with keys f[R, Hkv, W, D]: where the new ones go among R * Hkv * W, i64[R * Hkv]; and what the
+        scores start from, f[R * Hkv, 1, width]: minus infinity at what is not there yet."""
+        rows, heads, width, _ = keys.shape
+        if (heads, width) not in self._laid:
+            lengths = self.lengths.repeat_interleave(heads)
+            column = torch.arange(self._width, device=lengths.device)
+            bias = keys.new_zeros(len(lengths), self._width).masked_fill_(column[None] > lengths[:, None], -torch.inf)
+            places = torch.arange(0, rows * heads * width, width, device=lengths.device) + lengths
+            self._laid[heads, width] = places, bias[:, None]
+        return self._laid[heads, width]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]
-        keys[self._rows, :, self.lengths] = k[:, :, 0]
-        values[self._rows, :, self.lengths] = v[:, :, 0]
-        keys, values = keys[:, :, : self._width], values[:, :, : self._width]
-        rows, heads, _, dim = q.shape
-        shared = q.view(rows, keys.shape[1], heads // keys.shape[1], dim)  # the heads that share a key head
-        weights = (shared @ keys.transpose(2, 3)).mul_(scaling).masked_fill_(self._hidden, -torch.inf)
-        return (weights.float().softmax(-1).to(q.dtype) @ values).view(rows, 1, heads, -1)
+        places, bias = self._lay(keys)
+        for cache, new in ((keys, k), (values, v)):
+            cache.view(-1, cache.shape[3]).index_copy_(0, places, new.reshape(len(places), -1))
+        keys, values = (x.flatten(0, 1)[:, : self._width] for x in (keys, values))
+        shared = q.reshape(len(places), -1, q.shape[3])  # the heads that share a key head
+        scores = torch.baddbmm(bias, shared, keys.transpose(1, 2), alpha=scaling)
+        return (scores.float().softmax(-1).to(q.dtype) @ values).view(len(q), 1, q.shape[1], -1)
 
     def advance(self, live: Tensor) -> None:
         """Count the token just seen, in the rows of `live` bool[R]; the others will overwrite theirs."""
@@ -216,3 +231,7 @@ class Slots:
         self.lengths = torch.cat([self.lengths, other.lengths])
         self.keys = [merged(a, b) for a, b in zip(self.keys, other.keys, strict=True)]
         self.values = [merged(a, b) for a, b in zip(self.values, other.values, strict=True)]
+
+
+def _padded(width: int) -> int:
+    return -(-width // STRIDE) * STRIDE

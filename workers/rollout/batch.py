@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from workers.models.attention import Packed, Slots
-from workers.rollout.sampling import draw, uniforms
+from workers.models.decoder import Decode
+from workers.rollout.sampling import Uniforms, draw
 from workers.rollout.served import Pending
 from workers.types import Completion
 
@@ -23,7 +24,10 @@ IDLE_SHARE = 0.2
 
 @dataclass
 class Rows:
-    """What is known of every live row, [R] each (drawn tokens and their log-probs [R, M])."""
+    """What is known of every live row, [R] each (drawn tokens and their log-probs [R, M]).
+
+    `truncate` and `strings` say whether any row's draws may be truncated, and whether any may end at a string.
+    """
 
     slots: Slots
     last: Tensor
@@ -37,6 +41,8 @@ class Rows:
     logprobs: Tensor
     live: Tensor
     owners: list[tuple[Pending, int, list[tuple[int, int]]]]  # prompt, index in its group, spans of its versions
+    truncate: bool
+    strings: bool
 
     TENSORS = ("last", "count", "limit", "temperature", "top_p", "top_k", "uniform", "tokens", "logprobs", "live")
 
@@ -57,14 +63,16 @@ class Rows:
                 a, b = (torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in (a, b))
             setattr(self, name, torch.cat([a, b]))
         self.owners += other.owners
+        self.truncate, self.strings = self.truncate or other.truncate, self.strings or other.strings
 
 
 class Batch:
-    """The live rows of one model. Not thread-safe: one thread calls `admit` and `step`."""
+    """The live rows of one model on `device`. Not thread-safe: one thread calls `admit` and `step`."""
 
-    def __init__(self, model: torch.nn.Module, stop_ids: list[int], text: Callable[[np.ndarray], str]):
-        self.model, self.text = model, text
-        self.device = next(model.parameters()).device
+    def __init__(
+        self, decode: Decode, stop_ids: list[int], text: Callable[[np.ndarray], str], device: str | torch.device = "cpu"
+    ):
+        self.decode, self.text, self.device = decode, text, torch.device(device)
         self.stop_ids = torch.tensor(stop_ids, dtype=torch.long, device=self.device)
         self.rows: Rows | None = None
         self.live = 0
@@ -84,11 +92,10 @@ class Batch:
         prompts = [pending.prompt for pending in pendings]
         lengths = torch.tensor([len(p.prompt_ids) for p in prompts], device=self.device)
         ids = torch.from_numpy(np.concatenate([p.prompt_ids for p in prompts]).astype(np.int64)).to(self.device)
-        position = torch.cat([torch.arange(len(p.prompt_ids)) for p in prompts]).to(self.device)
+        starts = lengths.cumsum(0) - lengths
+        position = torch.arange(len(ids), device=self.device) - starts.repeat_interleave(lengths)
         packed = Packed(lengths, keep=True)
-        logits = self.model(
-            ids[None], position_ids=position[None], attend=packed, use_cache=False, logits_to_keep=lengths.cumsum(0) - 1
-        ).logits[0]
+        logits = self.decode(ids[None], position[None], packed, lengths.cumsum(0) - 1)
         repeat = torch.tensor([i for i, p in enumerate(prompts) for _ in range(p.n)], device=self.device)
         limits = [p.sampling.max_new_tokens for p in prompts]
         slots = Slots.from_prefill(packed, lengths, int(lengths.max()) + max(limits), repeat)
@@ -130,7 +137,7 @@ class Batch:
     def _new_rows(self, pendings: list[Pending], slots: Slots, width: int, version: int) -> Rows:
         owners = [(pending, i, [(0, version)]) for pending in pendings for i in range(pending.prompt.n)]
         sampling = [pending.prompt.sampling for pending, _, _ in owners]
-        uniform = np.zeros((len(owners), width))
+        uniform, uniforms = np.zeros((len(owners), width)), Uniforms()
         for row, (pending, index, _) in zip(uniform, owners, strict=True):
             s = pending.prompt.sampling
             row[: s.max_new_tokens] = uniforms(s.seed, pending.prompt.id, index, s.max_new_tokens)
@@ -152,6 +159,8 @@ class Batch:
             logprobs=torch.zeros(n, width, dtype=torch.float32, device=self.device),
             live=torch.ones(n, dtype=torch.bool, device=self.device),
             owners=owners,
+            truncate=any(s.top_p < 1 or s.top_k > 0 for s in sampling),
+            strings=any(s.stop for s in sampling),
         )
 
     def step(self) -> list[Pending]:
@@ -159,9 +168,8 @@ class Batch:
         rows = self.rows
         assert rows is not None
         rows.slots.begin()
-        logits = self.model(
-            rows.last[:, None], position_ids=rows.slots.lengths[:, None], attend=rows.slots, use_cache=False
-        ).logits[:, 0]
+        every = torch.arange(len(rows.last), device=self.device)
+        logits = self.decode(rows.last[:, None], rows.slots.lengths[:, None], rows.slots, every)
         rows.slots.advance(rows.live)
         self._draw(rows, logits)
         finished = self._retire(rows)
@@ -171,9 +179,8 @@ class Batch:
     def _draw(self, rows: Rows, logits: Tensor) -> None:
         # A finished row that still computes along draws into its last place.
         place = rows.count.clamp(max=rows.uniform.shape[1] - 1)[:, None]
-        truncate = bool((rows.top_k > 0).any() | (rows.top_p < 1).any())
         uniform = rows.uniform.gather(1, place)[:, 0]
-        token, logprob = draw(logits, uniform, rows.temperature, rows.top_p, rows.top_k, truncate)
+        token, logprob = draw(logits, uniform, rows.temperature, rows.top_p, rows.top_k, rows.truncate)
         live = rows.live[:, None]
         rows.tokens.scatter_(1, place, torch.where(live, token[:, None].int(), rows.tokens.gather(1, place)))
         rows.logprobs.scatter_(1, place, torch.where(live, logprob[:, None], rows.logprobs.gather(1, place)))
@@ -203,7 +210,7 @@ class Batch:
 
     def _at_stop_string(self, rows: Rows, stopped: Tensor) -> list[int]:
         """The other live rows whose text just reached one of their stop strings."""
-        if not any(pending.prompt.sampling.stop for pending, _, _ in rows.owners):
+        if not rows.strings:
             return []
         going = (rows.live & ~stopped).tolist()
         asked = [i for i, (pending, _, _) in enumerate(rows.owners) if going[i] and pending.prompt.sampling.stop]

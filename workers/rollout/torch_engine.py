@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from workers.models.attention import adopt
+from workers.models.decoder import decoder, whole
 from workers.models.load import load_model
 from workers.rollout.batch import Batch
 from workers.rollout.renderer import Renderer
@@ -38,7 +39,7 @@ class TorchCore:
 
     def __init__(self, model_path: str, renderer: Renderer, max_rows: int, dtype: str = "float32", device: str = "cpu"):
         self.model = adopt(load_model(model_path, dtype, device))
-        self.batch = Batch(self.model, list(renderer.stop_ids), renderer.text)
+        self.batch = Batch(decoder(self.model), list(renderer.stop_ids), renderer.text, device)
         self.max_rows, self.version = max_rows, 0
         self.waiting: deque[Pending] = deque()
         self.slept: dict[torch.nn.Parameter, torch.Size] = {}
@@ -64,15 +65,18 @@ class TorchCore:
     def sleep(self) -> None:
         """See `Core.sleep`."""
         self.batch.clear()
+        self.batch.decode = whole(self.model)  # the decoder has memory of its own
         self.slept = self.slept or empty(self.model)
 
     @torch.inference_mode()
     def load(self, weights: Published) -> None:
         """See `Core.load`. Keeps the old weights where the new do not fit."""
-        refill(self.slept)
-        self.slept.clear()
+        if self.slept:
+            refill(self.slept)
+            self.slept.clear()
+            self.batch.decode = decoder(self.model)
         load_arrays(self.model, weights.arrays)
-        prove(self.model, weights)
+        prove(self.model, self.batch.decode, weights)
         self.version = weights.version
         self.batch.renew(weights.version)
 

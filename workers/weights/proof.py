@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rewards.errors import RunFailed
 from workers.models.attention import Packed
+from workers.models.decoder import Decode, whole
 from workers.types import Probe, Published
 from workers.weights.arrays import bits, to_arrays
 
@@ -37,22 +38,23 @@ def probe_ids(vocabulary: int) -> np.ndarray:
 
 
 @torch.inference_mode()
-def probe_logprobs(model: nn.Module, ids: np.ndarray, dtype: torch.dtype) -> np.ndarray:
-    """f32[K - 1]: what an adopted model makes of the tokens, computing in `dtype`."""
-    device = next(model.parameters()).device
+def probe_logprobs(decode: Decode, ids: np.ndarray, device: torch.device, dtype: torch.dtype) -> np.ndarray:
+    """f32[K - 1]: what a model on `device` makes of the tokens, computing in `dtype`."""
     tokens = torch.from_numpy(ids.astype(np.int64)).to(device)
     position = torch.arange(len(ids), device=device)
     attend = Packed(torch.tensor([len(ids)], device=device))
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        logits = model(tokens[None], position_ids=position[None], attend=attend, use_cache=False).logits[0, :-1]
+        logits = decode(tokens[None], position[None], attend, position[:-1])
     return logits.float().log_softmax(-1).gather(1, tokens[1:, None])[:, 0].cpu().numpy()
 
 
-def prove(model: nn.Module, weights: Published) -> None:
-    """For an adopted model that has just taken the weights over. Raises `RunFailed` where it does not hold them."""
+def prove(model: nn.Module, decode: Decode, weights: Published) -> None:
+    """For an adopted model that has just taken the weights over, and how it generates. Raises `RunFailed` where it does
+    not hold them."""
     parameters = [parameter.detach() for parameter in model.parameters()]
     check_sum(parameters, weights)
-    check_probe(probe_logprobs(model, weights.probe.ids, torch.float32), weights, parameters[0].dtype)
+    held = probe_logprobs(decode, weights.probe.ids, parameters[0].device, torch.float32)
+    check_probe(held, weights, parameters[0].dtype)
 
 
 def check_sum(parameters: list[Tensor], weights: Published) -> None:
@@ -89,4 +91,5 @@ def publishable(model: nn.Module, version: int, dtype: torch.dtype) -> Published
     # Of the parameters alone: engines make buffers themselves.
     total = checksum(arrays[name] for name, _ in model.named_parameters())
     ids = probe_ids(model.config.vocab_size)  # pyright: ignore
-    return Published(version, arrays, total, Probe(ids, probe_logprobs(model, ids, dtype)))
+    device = next(model.parameters()).device
+    return Published(version, arrays, total, Probe(ids, probe_logprobs(whole(model), ids, device, dtype)))

@@ -10,9 +10,10 @@ from tiny import fresh
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from rewards.errors import RunFailed
-from workers.rollout.sampling import draw, uniforms
+from workers.rollout.sampling import Uniforms, draw
 
 V = 20
+uniforms = Uniforms()
 
 
 def draws(logits, uniform, temperature=1.0, top_p=1.0, top_k=0):

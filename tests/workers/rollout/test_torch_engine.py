@@ -13,6 +13,7 @@ from tiny import SIZES, fresh, logprobs_alone, make, prompts, reference
 
 from rewards.errors import RunFailed
 from workers.models.attention import adopt
+from workers.models.decoder import decoder, whole
 from workers.models.load import load_model
 from workers.rollout.batch import Batch
 from workers.rollout.renderer import Renderer
@@ -163,7 +164,7 @@ def test_a_stop_string_of_many_bytes_is_found(tmp_path):
     renderer = Renderer.load(path)
     ids = renderer.tokenizer.encode("答案", add_special_tokens=False)
     assert len(ids) == 6
-    batch = Batch(torch.nn.Linear(1, 1), [], renderer.text)
+    batch = Batch(whole(torch.nn.Linear(1, 1)), [], renderer.text)
     written = np.array([*renderer.tokenizer.encode("the answer is", add_special_tokens=False), *ids], np.int32)
     assert batch._ends(written, ("x", "答案"))
     assert not batch._ends(written[:-1], ("x", "答案"))
@@ -249,7 +250,7 @@ def test_new_weights_between_two_tokens(qwen, other):
     """Tokens drawn afterwards are the new model's, on the keys and values that the old one left."""
     rng = fresh()
     renderer, model = Renderer.load(qwen), adopt(load_model(qwen))
-    batch = Batch(model, [], renderer.text)
+    batch = Batch(decoder(model), [], renderer.text)
     prompt = Prompt(0, prompts(rng, 1)[0], 2, Sampling(12))
     pending = Pending(prompt)
     batch.admit([pending], 3)
