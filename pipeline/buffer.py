@@ -12,6 +12,10 @@ import asyncio
 from collections.abc import Sequence
 
 from rewards.types import ScoredGroup
+from workers.messages import Shelved
+
+# Groups that are this far from their turn are put on the shelf; nearer ones are not worth the work.
+AHEAD = 512
 
 
 class Buffer:
@@ -20,7 +24,7 @@ class Buffer:
     def __init__(self, capacity: int, position: int = 0):
         self.capacity = capacity
         self.reserved = self.taken = self.released = position
-        self._groups: dict[int, ScoredGroup] = {}
+        self._groups: dict[int, ScoredGroup | Shelved] = {}
         self._error: BaseException | None = None
         self._changed = asyncio.Condition()
 
@@ -35,7 +39,9 @@ class Buffer:
     async def put(self, groups: Sequence[ScoredGroup]) -> None:
         """Fill places that were reserved; a group's id is its admission number."""
         async with self._changed:
-            self._groups.update((scored.group.id, scored) for scored in groups)
+            for scored in groups:
+                near = scored.group.id < self.taken + AHEAD
+                self._groups[scored.group.id] = scored if near else Shelved.of(scored)
             self._changed.notify_all()
 
     async def take(self, n: int) -> list[ScoredGroup]:
@@ -45,7 +51,8 @@ class Buffer:
             await self._changed.wait_for(lambda: self._error or all(i in self._groups for i in wanted))
             self._check()
             self.taken += n
-            return [self._groups.pop(i) for i in wanted]
+            found = [self._groups.pop(i) for i in wanted]
+            return [one.opened() if isinstance(one, Shelved) else one for one in found]
 
     async def release(self, n: int) -> None:
         """Free n places: the weights that learned from their groups are now published."""

@@ -29,7 +29,6 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rewards.errors import RunFailed
 from rewards.failures import one_line
 
-
 # glibc would give freed memory back to the kernel, and take it again page by page: thousands of faults in every step.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 

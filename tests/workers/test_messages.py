@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.types import Failure, Group, Message, Rollout, Task, Turn
-from workers.messages import Generated, Lot
+from rewards.types import Failure, Group, Message, Rollout, Score, ScoredGroup, Task, Turn, Verdict
+from workers.messages import Generated, Lot, Shelved
 
 sizes = st.integers(0, 4)
 
@@ -57,7 +57,12 @@ def test_groups_come_out_as_they_went_in(data, n):
     lot = pickle.loads(pickle.dumps(Lot(groups)))
     made = pickle.loads(pickle.dumps(Generated(groups, 1.5, "rollout-0")))
     assert (made.seconds, made.who) == (1.5, "rollout-0")
-    for copy in (lot.groups, made.groups):
+    scored = [
+        ScoredGroup(g, tuple(Verdict(1.0, {"s": Score(0.5, np.ones(2))}) for _ in g.rollouts)) for g in lot.groups
+    ]
+    shelved = [Shelved.of(one) for one in scored]
+    assert [[v.reward for v in one.opened().verdicts] for one in shelved] == [[1.0] * len(g.rollouts) for g in groups]
+    for copy in (lot.groups, made.groups, [one.opened().group for one in shelved]):
         assert len(copy) == n
         for left, right in zip(groups, copy, strict=True):
             same(left, right)
@@ -79,3 +84,21 @@ def test_arrays_travel_beside_the_pickle_and_are_not_copied(length):
         for rollout in got.rollouts
         for turn in rollout.turns
     )
+
+
+def test_a_received_group_on_the_shelf_keeps_no_copy_of_its_arrays():
+    rng = np.random.default_rng(0)
+    groups = []
+    for i in range(3):
+        prompt = rng.integers(0, 9, 4).astype(np.int32)
+        turns = [Turn(prompt, prompt[:3].copy(), np.ones(3, np.float32), "abc", "stop", ((0, 0),)) for _ in range(2)]
+        groups.append(Group(i, Task("t", ()), tuple(Rollout(k, (turn,)) for k, turn in enumerate(turns))))
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(Lot(tuple(groups)), 5, buffer_callback=buffers.append)
+    received = pickle.loads(data, buffers=buffers).groups
+    whole = [np.frombuffer(buffer, dtype) for buffer, dtype in zip(buffers, (np.int32, np.float32), strict=True)]
+    for group in received:
+        _, *arrays = Shelved.of(ScoredGroup(group, (Verdict(1.0, {}),) * 2)).group
+        assert all(np.shares_memory(array, all_) for array, all_ in zip(arrays, whole, strict=True))
+    apart = Shelved.of(ScoredGroup(groups[0], (Verdict(1.0, {}),) * 2)).group
+    assert not any(np.shares_memory(array, all_) for array, all_ in zip(apart[1:], whole, strict=True))
