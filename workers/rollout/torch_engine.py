@@ -9,13 +9,13 @@ from functools import partial
 import torch
 
 from workers.models.attention import adopt
-from workers.models.decoder import decoder, whole
+from workers.models.decoder import Whole, decoder
 from workers.models.load import load_model
 from workers.rollout.batch import Batch
 from workers.rollout.renderer import Renderer
 from workers.rollout.served import Pause, Pending, ServedEngine
 from workers.types import Published
-from workers.weights.arrays import empty, load_arrays, refill
+from workers.weights.arrays import empty, load_arrays, refill, take_arrays
 from workers.weights.proof import prove
 
 # Prompts join when this share of the rows is free, or when all that wait fit.
@@ -65,7 +65,7 @@ class TorchCore:
     def sleep(self) -> None:
         """See `Core.sleep`."""
         self.batch.clear()
-        self.batch.decode = whole(self.model)  # the decoder has memory of its own
+        self.batch.decode = Whole(self.model)  # the decoder has memory of its own
         self.slept = self.slept or empty(self.model)
 
     @torch.inference_mode()
@@ -75,7 +75,8 @@ class TorchCore:
             refill(self.slept)
             self.slept.clear()
             self.batch.decode = decoder(self.model)
-        load_arrays(self.model, weights.arrays)
+        # What nobody holds views of needs no copy: the parameters are what lies in shared memory.
+        (load_arrays if self.batch.decode.joined else take_arrays)(self.model, weights.arrays)
         prove(self.model, self.batch.decode, weights)
         self.version = weights.version
         self.batch.renew(weights.version)

@@ -192,9 +192,7 @@ class VllmCore:
         if self.whole:  # shards hold some parameters twice, quantized ones other bits
             ((held, sizes),) = self.engine.collective_rpc("held_weights")
             if sizes == {array.dtype.itemsize for array in weights.arrays.values()} and held != weights.checksum:
-                raise RunFailed(
-                    f"vLLM does not hold version {weights.version}: {held:016x}, not {weights.checksum:016x}"
-                )
+                raise RunFailed(f"vLLM does not hold version {weights.version}: {held:08x}, not {weights.checksum:08x}")
         check_probe(self._probe(weights.probe.ids), weights, self.engine.model_config.dtype)
 
     def _probe(self, ids: np.ndarray) -> np.ndarray:

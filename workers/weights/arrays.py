@@ -62,6 +62,25 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
 
     Raises `ValueError`, before anything is copied, where a name or a shape does not fit.
     """
+    own = _fitting(model, arrays)
+    for name, array in arrays.items():
+        own[name].copy_(tensor_of(array))
+
+
+@torch.no_grad()
+def take_arrays(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
+    """The model's parameters become the arrays: without a copy where they lie on its device, in its dtype. They are
+    then not to be written to. Raises as `load_arrays` does."""
+    own, parameters = _fitting(model, arrays), dict(model.named_parameters(remove_duplicate=False))
+    for name, array in arrays.items():
+        if name in parameters:
+            parameters[name].data = tensor_of(array).to(parameters[name].device, parameters[name].dtype)
+        else:
+            own[name].copy_(tensor_of(array))
+
+
+def _fitting(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The model's own tensors by name, where names and shapes fit."""
     own = model.state_dict()
     unknown = arrays.keys() - own.keys()
     held = {own[name].data_ptr() for name in arrays.keys() & own.keys()}  # tied weights come under one name
@@ -71,5 +90,4 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         if array.shape != tuple(own[name].shape):
             raise ValueError(f"weights do not fit the model: {name} is {array.shape}, not {tuple(own[name].shape)}")
-    for name, array in arrays.items():
-        own[name].copy_(tensor_of(array))
+    return own

@@ -3,7 +3,7 @@
     learner: publish weights, their checksum, and its own log-probs of a fixed row of tokens
     engine:  takes the weights over, sums up the bits of what it now holds, and computes the same log-probs
 
-The checksum is the sum of all parameters' bit patterns as whole numbers, modulo 2^64: it stays the same however an
+The checksum is the sum of all parameters' bit patterns as whole numbers, modulo 2^32: it stays the same however an
 engine fuses or pads its matrices, and changes with any one bit. What it can't see, weights in the wrong place, the
 log-probs see.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rewards.errors import RunFailed
 from workers.models.attention import Packed
-from workers.models.decoder import Decode, whole
+from workers.models.decoder import Decode, Whole
 from workers.types import Probe, Published
 from workers.weights.arrays import bits, to_arrays
 
@@ -28,8 +28,8 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.25}
 
 
 def checksum(arrays: Iterable[np.ndarray]) -> int:
-    """Sum of the bit patterns of all numbers in the arrays."""
-    return sum(int(a.view(f"u{a.dtype.itemsize}").sum(dtype=np.uint64)) for a in arrays) % 2**64
+    """Sum of the bit patterns of all numbers in the arrays, of four bytes at most each."""
+    return sum(int(a.view(f"u{a.dtype.itemsize}").sum(dtype=np.uint32)) for a in arrays) % 2**32
 
 
 def probe_ids(vocabulary: int) -> np.ndarray:
@@ -65,8 +65,8 @@ def check_sum(parameters: list[Tensor], weights: Published) -> None:
         return
     if (held := checksum(map(bits, parameters))) != weights.checksum:
         raise RunFailed(
-            f"the weights it holds are not version {weights.version}: checksum {held:016x}, "
-            f"the learner's is {weights.checksum:016x}"
+            f"the weights it holds are not version {weights.version}: checksum {held:08x}, "
+            f"the learner's is {weights.checksum:08x}"
         )
 
 
@@ -92,4 +92,4 @@ def publishable(model: nn.Module, version: int, dtype: torch.dtype) -> Published
     total = checksum(arrays[name] for name, _ in model.named_parameters())
     ids = probe_ids(model.config.vocab_size)  # pyright: ignore
     device = next(model.parameters()).device
-    return Published(version, arrays, total, Probe(ids, probe_logprobs(whole(model), ids, device, dtype)))
+    return Published(version, arrays, total, Probe(ids, probe_logprobs(Whole(model), ids, device, dtype)))

@@ -7,8 +7,10 @@ import torch
 from tiny import fresh, prompts
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from workers.models import decoder as room
 from workers.models.attention import Packed, Slots, adopt
 from workers.models.decoder import LEAN, Lean, decoder
+from workers.weights.arrays import load_arrays, take_arrays, to_arrays
 
 SMALL = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 30,
@@ -66,19 +68,22 @@ def check(truth, decode):
         torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-5)
 
 
-def test_a_lean_decoder_says_what_transformers_says(pair):
+@pytest.mark.parametrize("small", [0, 10**6])
+def test_a_lean_decoder_says_what_transformers_says(pair, small, monkeypatch):
+    monkeypatch.setattr(room, "SMALL", small)
     truth, model = pair
     decode = decoder(model)
-    assert isinstance(decode, Lean)
+    assert isinstance(decode, Lean) and decode.joined == bool(small)
     check(truth, decode)
 
 
+@pytest.mark.parametrize(("small", "load"), [(0, take_arrays), (10**6, load_arrays)])
 @torch.no_grad()
-def test_weights_loaded_into_the_model_are_the_decoders(pair):
+def test_weights_loaded_into_the_model_are_the_decoders(pair, small, load, monkeypatch):
+    monkeypatch.setattr(room, "SMALL", small)
     truth, model = pair
     decode = decoder(model)
     for parameter in truth.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    for name, tensor in model.state_dict().items():
-        tensor.copy_(truth.state_dict()[name])
+    load(model, to_arrays(truth, torch.float32))
     check(truth, decode)

@@ -13,7 +13,7 @@ from tiny import SIZES, fresh, logprobs_alone, make, prompts, reference
 
 from rewards.errors import RunFailed
 from workers.models.attention import adopt
-from workers.models.decoder import decoder, whole
+from workers.models.decoder import Whole, decoder
 from workers.models.load import load_model
 from workers.rollout.batch import Batch
 from workers.rollout.renderer import Renderer
@@ -164,7 +164,7 @@ def test_a_stop_string_of_many_bytes_is_found(tmp_path):
     renderer = Renderer.load(path)
     ids = renderer.tokenizer.encode("答案", add_special_tokens=False)
     assert len(ids) == 6
-    batch = Batch(whole(torch.nn.Linear(1, 1)), [], renderer.text)
+    batch = Batch(Whole(torch.nn.Linear(1, 1)), [], renderer.text)
     written = np.array([*renderer.tokenizer.encode("the answer is", add_special_tokens=False), *ids], np.int32)
     assert batch._ends(written, ("x", "答案"))
     assert not batch._ends(written[:-1], ("x", "答案"))

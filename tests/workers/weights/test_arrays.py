@@ -8,7 +8,7 @@ import torch
 from tiny import SIZES, make
 
 from workers.models.load import load_model
-from workers.weights.arrays import load_arrays, to_arrays
+from workers.weights.arrays import load_arrays, take_arrays, to_arrays
 
 
 @pytest.fixture(scope="module", params=list(SIZES))
@@ -37,6 +37,19 @@ def test_float32_arrives_bit_for_bit(models):
         assert torch.equal(tensor, target.state_dict()[name]), name
 
 
+def test_float32_is_taken_over_without_a_copy(models):
+    source, target = models
+    arrays = frozen(to_arrays(source, torch.float32))
+    take_arrays(target, arrays)
+    for name, tensor in state(source).items():
+        assert torch.equal(tensor, target.state_dict()[name]), name
+    for name, parameter in target.named_parameters():
+        assert np.shares_memory(parameter.detach().numpy(), arrays[name]), name
+    take_arrays(target, frozen(to_arrays(source, torch.bfloat16)))  # nothing is written into what was taken over
+    rounded = {name: tensor.to(torch.bfloat16).float() for name, tensor in state(source).items()}
+    assert all(torch.equal(rounded[name], tensor) for name, tensor in target.state_dict().items())
+
+
 def test_a_tied_weight_travels_once(models):
     source, _ = models
     arrays = to_arrays(source, torch.float32)
@@ -57,8 +70,9 @@ def test_bfloat16_travels_as_its_bits(models):
     target.float()
 
 
+@pytest.mark.parametrize("load", [load_arrays, take_arrays])
 @pytest.mark.parametrize("fault", ["unknown", "missing", "shape"])
-def test_what_does_not_fit_is_refused_before_anything_is_copied(models, fault):
+def test_what_does_not_fit_is_refused_before_anything_is_copied(models, fault, load):
     source, target = models
     arrays = {name: array + 1 for name, array in to_arrays(source, torch.float32).items()}
     last = list(arrays)[-1]
@@ -70,5 +84,5 @@ def test_what_does_not_fit_is_refused_before_anything_is_copied(models, fault):
         arrays[last] = arrays[last][..., :-1]
     before = state(target)
     with pytest.raises(ValueError, match="model.layers.9" if fault == "unknown" else last):
-        load_arrays(target, arrays)
+        load(target, arrays)
     assert all(torch.equal(before[name], tensor) for name, tensor in target.state_dict().items())
