@@ -94,15 +94,27 @@ def test_a_directory_of_another_kind_is_refused(tmp_path):
     assert has_template("owner/name")
 
 
-def test_a_command_ends_with_the_process_that_asked_for_it():
+@pytest.mark.parametrize("how", ["asker gone", "keeper killed"])
+def test_a_command_ends_with_the_process_that_asked_for_it(how):
     kept = [sys.executable, "-c", "import time; time.sleep(600)"]
     keeper = subprocess.Popen([sys.executable, "-m", "workers.judging.keep", *kept], stdin=subprocess.PIPE)
     deadline = time.monotonic() + 30
-    while not (children := psutil.Process(keeper.pid).children()) and time.monotonic() < deadline:
+    children: list[psutil.Process] = []
+    while not any("sleep" in str(child.cmdline()) for child in children):  # it is itself until it is the command
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    keeper.stdin.close()  # what happens when the process that holds it is killed
+        children = psutil.Process(keeper.pid).children()
+    if how == "asker gone":
+        keeper.stdin.close()  # what happens when the process that holds it is killed
+    else:
+        keeper.kill()
     assert keeper.wait(30) != 0
-    assert not children[0].is_running() or children[0].status() == psutil.STATUS_ZOMBIE
+    while children[0].is_running() and children[0].status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline + 30
+        time.sleep(0.05)
+
+
+def test_a_command_that_ends_by_itself_says_how():
     short = [sys.executable, "-m", "workers.judging.keep", sys.executable, "-c", "exit(3)"]
     assert subprocess.Popen(short, stdin=subprocess.PIPE).wait(30) == 3
 
