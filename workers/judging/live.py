@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from rewards.declared import ChatModel, Corpus, Passage, Reply, ScalarModel, Service, Unanswered, declared
+from rewards.errors import Refused
 from rewards.panel import Panel
 from rewards.types import Message
 from workers.judging.chat import ChatClient
@@ -72,13 +73,16 @@ class LiveToolbox(ProcessToolbox):
         return self._thing(model, self._asker)
 
     async def warm(self, panel: Panel) -> None:
-        """Load what takes long to load, so that no group waits for it. Raises `Refused`."""
+        """Load what takes long to load, so that no group waits for it. Raises `Refused`, with the source's name."""
         for seat in panel.seats:
-            for spec in declared(seat.source):
-                if isinstance(spec, ScalarModel):
-                    await self._thing(spec, self._reader).open()
-                elif isinstance(spec, Corpus):
-                    self._thing(spec, Index)
+            try:
+                for spec in declared(seat.source):
+                    if isinstance(spec, ScalarModel):
+                        await self._thing(spec, self._reader).open()
+                    elif isinstance(spec, Corpus):
+                        self._thing(spec, Index)
+            except Refused as error:
+                raise Refused(f"reward source {seat.name!r}: {error}") from error
 
     async def aclose(self) -> None:
         """Close everything; a later use would make it anew."""
