@@ -171,7 +171,8 @@ class Hands:
             if self.judges is not None:
                 await self.judges.close()
             timeout, start = self.config.cluster.timeout_s, self.reserved.start
-            self.judges = JudgePool(panel_of(*wanted), stage.rewards.workers, stage.rewards.cpus, timeout, start)
+            at = (stage.rewards.workers, stage.rewards.cpus, timeout, start, _least(stage.rewards))
+            self.judges = JudgePool(panel_of(*wanted), *at)
             self.judging = wanted
             await self.judges.start()
         return self.judges
@@ -197,7 +198,7 @@ async def hands(config: Config, run_dir: Path, texts: list[str]) -> Hands:
     make_learner = partial(_torch_learner, path, init, texts if init else [], config.seed, dtype, device)
     at_learner = (make_learner, config.learner.cpus, timeout, taken.start)
     module = VLLM if config.rollout.engine == "vllm" else TORCH
-    at_rollout = (config.rollout.workers, config.rollout.cpus, timeout, taken.start, module)
+    at_rollout = (config.rollout.workers, config.rollout.cpus, timeout, taken.start, module, _least(config.rollout))
     if config.cluster.placement == "shared":
         turns = Turns()
         learner, rollouts = LearnerInTurn(*at_learner, turns=turns), RolloutsInTurn(*at_rollout, turns=turns)
@@ -219,12 +220,10 @@ def placement_of(config: Config) -> Placement:
     type_ = next((rewards.gpu_type for rewards in judges if rewards.gpu_type), None)
     spread = any(rewards.spread for rewards in judges)
     of_judge = [max(r.cpus for r in judges if r.workers > i) for i in range(most)]
+    each = (rollout.cpus, rollout.gpus, rollout.gpu_type, rollout.spread)
     return arrange(
         Ask("learner", learner.cpus, learner.gpus, learner.gpu_type, learner.spread),
-        [
-            Ask(f"rollout-{i}", rollout.cpus, rollout.gpus, rollout.gpu_type, rollout.spread, i >= _least(rollout))
-            for i in range(rollout.workers)
-        ],
+        [Ask(f"rollout-{i}", *each, i >= _least(rollout)) for i in range(rollout.workers)],
         [Ask(f"judge-{i}", cpus, 0, type_, spread, i >= needed) for i, cpus in enumerate(of_judge)]
         + _hosted_asks(judges),
         config.cluster.placement == "shared",

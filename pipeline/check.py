@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.assemble import check_engine, noise_of, panel_of, panels, placement_of, tasks_of, texts_of
 from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, Rewards, SftStage
 from pipeline.fit import check_lengths, check_machine, check_timeouts
 from pipeline.memory import BYTES, Longest, Needs, needs
+from pipeline.sizing import Sizing, size_up
+from pipeline.spec import Spec
 from pipeline.tasks import TaskSets
 from rewards.declared import ChatModel, declared
 from rewards.errors import Refused
 from rewards.selfcheck import selfcheck
-from rewards.types import Task
+from rewards.types import Message, Task
 from workers.judging.hosts import check_host, hosted
 from workers.judging.live import LiveToolbox
 from workers.placement import Machine, Placement, this_machine
@@ -39,6 +41,7 @@ class Checked:
     parameters  the policy's number of weights
     cases       how many cases each panel's sources got
     machine     None where the run joins a cluster: what that has shows only there
+    sizing      on the cluster that was described, where one was
     warnings    what may become tight, in words
     """
 
@@ -50,6 +53,7 @@ class Checked:
     needs: Needs
     machine: Machine | None
     warnings: list[str]
+    sizing: Sizing | None = None
 
     @property
     def disk_bytes(self) -> int:
@@ -62,8 +66,12 @@ class Checked:
         return self.parameters * BYTES["float32"] * copies + FILES_BYTES
 
 
-def check(config: Config) -> Checked:
-    """Load the data, size the model, try the reward sources, see whether all of it fits. Raises `Refused`."""
+def check(config: Config, spec: Spec | None = None, shape: Path | None = None) -> Checked:
+    """Load the data, size the model, try the reward sources, see whether all of it fits. Raises `Refused`.
+
+    `spec` describes a cluster, which the run is to fit in place of this machine. `shape` is a directory whose
+    config.json has the model's sizes, where the model itself is not at hand: tokens are estimated then.
+    """
     check_timeouts(config)
     tasks = tasks_of(config)
     for name, stage in config.stages.items():
@@ -72,14 +80,15 @@ def check(config: Config) -> Checked:
     cases = asyncio.run(_self_checks(config, tasks))
     check_engine(config)
     _check_judges(config)
-    sizes, renderer = _model(config, tasks)
+    sizes, renderer = _shape(shape) if shape else _model(config, tasks)
     _check_critics(config)
     longest = {name: _longest(sets, renderer) for name, sets in tasks.items()}
     check_lengths(config, sizes.positions, longest)
     placement, needed = placement_of(config), needs(config, sizes, tasks, longest)
-    machine = None if config.cluster.address else this_machine()
+    machine = None if config.cluster.address or spec else this_machine()
     warnings = check_machine(config, placement, needed, machine) if machine else []
-    return Checked(config, tasks, sizes.parameters, cases, placement, needed, machine, warnings)
+    sizing = size_up(config, spec, placement, needed, sizes, longest) if spec else None
+    return Checked(config, tasks, sizes.parameters, cases, placement, needed, machine, warnings, sizing)
 
 
 def _check_tasks(name: str, stage: object, tasks: TaskSets) -> None:
@@ -137,6 +146,26 @@ def _check_judges(config: Config) -> None:
                         raise Refused(f"rewards.sources.{name}.judge.host: {error}") from error
 
 
+@dataclass(frozen=True)
+class Estimated:
+    """Stands in for a tokenizer that is not at hand: a token for every `CHARACTERS` of text, and a few per message."""
+
+    CHARACTERS: ClassVar[int] = 3
+    PER_MESSAGE: ClassVar[int] = 8
+
+    def prompt(self, messages: Sequence[Message]) -> range:
+        return range(sum(len(one.content) // self.CHARACTERS + self.PER_MESSAGE for one in messages))
+
+    def answer(self, text: str) -> range:
+        return range(len(text) // self.CHARACTERS + 1)
+
+
+def _shape(directory: Path) -> tuple[ModelSizes, Estimated]:
+    from workers.models.create import model_sizes
+
+    return model_sizes(directory), Estimated()
+
+
 def _check_critics(config: Config) -> None:
     from workers.models.load import load_config
 
@@ -149,7 +178,7 @@ def _check_critics(config: Config) -> None:
                 raise Refused(f"stages.{name}.algorithm.critic.start: {error}") from error
 
 
-def _longest(sets: TaskSets, renderer: Renderer) -> Longest:
+def _longest(sets: TaskSets, renderer: Renderer | Estimated) -> Longest:
     """Of the first tasks and of those with the most characters."""
 
     def characters(task: Task) -> int:

@@ -3,15 +3,15 @@
 The learner keeps weights, gradients, AdamW's two moments and the reference in float32, whatever it computes in; a
 critic with a trunk of its own is a second model, without logits. Of the work these are the big part:
 four arrays of float32, own tokens x vocabulary (logits, log-probs, and two that entropy and gradient need; measured at
-the peak of an update: 4.0 of them, 3.5 in bfloat16). What the layers keep for the way back is counted as ten vectors of
-the hidden size and four of the MLP's per token and layer.
+the peak of an update: 4.0 of them, 3.5 in bfloat16). What the layers keep for the way back was counted from the
+tensors that autograd holds of a Qwen3 (`KEPT`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage, TrainStage
@@ -27,6 +27,9 @@ LIBRARIES = 400_000_000
 # Joining rows copies the keys before the old ones are freed.
 JOINING = 1.5
 LOGITS = 4
+# Bytes that a layer keeps of a token: for each number of the hidden size, of queries and keys, of the MLP's width.
+# Norms compute, and keep, float32 whatever the products do.
+KEPT = {"float32": (24, 16, 16), "bfloat16": (26, 10, 8)}
 # vLLM's own defaults.
 VLLM_GPU_SHARE, GIB = 0.92, 2**30
 
@@ -49,11 +52,13 @@ class Need:
     held    weights, gradients, optimizer, reference
     asleep  what is left of them while the other side has its turn
     work    caches and activations, estimated for the largest batch that the config allows
+    parts   held and work by what they are for
     """
 
     held: int
     asleep: int
     work: int
+    parts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +80,12 @@ def needs(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], long
     copy = sizes.parameters * BYTES["float32"]
     models = 1 + critic
     stays = models + reference + (2 * models if train and not config.learner.gpus else 0)  # on the CPU moments stay
-    work = max((_learning(config, stage, sizes, longest[name]) for name, stage in train.items()), default=0)
-    learner = Need(copy * (4 * models if train else 1) + copy * reference, copy * stays, work)
+    work = max(
+        (_learning(config, stage, sizes, longest[name]) for name, stage in train.items()), default=(0, 0), key=sum
+    )
+    learns = copy * models if train else 0
+    parts = {"weights": copy * (models + reference), "gradients": learns, "optimizer": 2 * learns}
+    learner = Need(sum(parts.values()), copy * stays, sum(work), parts | {"activations": work[0], "logits": work[1]})
     return Needs(learner, _rollout(config, sizes, tasks, longest), reference, critic)
 
 
@@ -88,7 +97,8 @@ def _critic(stage: TrainStage) -> bool:
     return scalar is not None and not scalar.shared
 
 
-def _learning(config: Config, stage: TrainStage, sizes: ModelSizes, longest: Longest) -> int:
+def _learning(config: Config, stage: TrainStage, sizes: ModelSizes, longest: Longest) -> tuple[int, int]:
+    """Of the stage's largest micro-batch: what the layers keep, and the product with the vocabulary."""
     if isinstance(stage, RlStage):
         n, own = stage.groups_per_step * stage.algorithm.group_size, stage.rollout.max_new_tokens
         whole = longest.prompt + own
@@ -98,14 +108,16 @@ def _learning(config: Config, stage: TrainStage, sizes: ModelSizes, longest: Lon
         own = 0 if isinstance(stage, RewardModelStage) else whole - longest.prompt
     tokens, most = min(stage.learner.micro_batch_tokens, n * whole), BYTES[config.learner.dtype]
     logits = min(tokens, n * max(own, 1)) * sizes.vocabulary * LOGITS * BYTES["float32"]
-    layers = tokens * sizes.layers * (10 * sizes.hidden + 4 * sizes.intermediate) * most
+    widths = (sizes.hidden, sizes.query_width + sizes.kv_width, sizes.intermediate)
+    kept = sum(n * width for n, width in zip(KEPT[config.learner.dtype], widths, strict=True))
+    layers = tokens * sizes.layers * kept
     cast = sizes.parameters * most if config.learner.dtype != "float32" else 0
-    return logits + (layers + cast) * (1 + _critic(stage))
+    return (layers + cast) * (1 + _critic(stage)), logits
 
 
 def _rollout(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], longest: Mapping[str, Longest]) -> Need:
     rollout, width = config.rollout, BYTES[config.rollout.dtype]
-    weights, work = sizes.parameters * width, 0
+    weights, work = sizes.parameters * width, (0, 0)
     for name, stage in config.stages.items():
         if isinstance(stage, RlStage):
             asked = stage.groups_per_step * stage.algorithm.group_size * (stage.max_staleness + 1)
@@ -115,10 +127,12 @@ def _rollout(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], l
             continue
         rows = min(rollout.max_rows, -(-asked // rollout.workers))
         cache = rows * (longest[name].prompt + stage.rollout.max_new_tokens) * sizes.layers * 2 * sizes.kv_width * width
-        work = max(work, int(cache * JOINING) + rows * sizes.vocabulary * LOGITS * BYTES["float32"])
+        work = max(work, (int(cache * JOINING), rows * sizes.vocabulary * LOGITS * BYTES["float32"]), key=sum)
     if rollout.engine == "torch":
-        return Need(weights, 0, work)
+        return Need(weights, 0, sum(work), {"weights": weights, "KV cache": work[0], "logits": work[1]})
     given = rollout.engine_args.get("kv_cache_memory_bytes")
     cache = given or int(os.environ.get("VLLM_CPU_KVCACHE_SPACE", 1)) * GIB
     # On a GPU vLLM takes its share of all there is, on the CPU it has no sleep mode.
-    return Need(weights, 0, given or 0) if rollout.gpus else Need(weights + cache, weights + cache, 0)
+    if rollout.gpus:
+        return Need(weights, 0, given or 0, {"weights": weights, "KV cache": given or int(work[0] / JOINING)})
+    return Need(weights + cache, weights + cache, 0, {"weights": weights, "KV cache": cache})

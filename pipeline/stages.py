@@ -39,6 +39,7 @@ class Recorder:
     """Where a stage's numbers go, and who hears that a step is done (for the next checkpoint).
 
     restarts  the rollout workers' list of who was replaced and why; it grows, and its first `told` lines are on file
+    workers   how many rollout workers are up
     memory    what the stage's algorithm carries from step to step; checkpoints keep it
     """
 
@@ -48,6 +49,7 @@ class Recorder:
     stepped: Callable[[str, int, list[str | None], dict[str, float]], Awaitable[float]]
     last: dict[str, float]
     restarts: Sequence[str]
+    workers: Callable[[], int]
     told: int = 0
     memory: dict[str, float] = field(default_factory=dict)
 
@@ -63,7 +65,7 @@ class Recorder:
         """After each step of a stage that learns; the seconds a checkpoint took."""
         replaced = self.replaced(stage)
         if budget is not None:
-            metrics = {**metrics, "rollout/restarts": float(replaced)}
+            metrics = {**metrics, "rollout/restarts": float(replaced), "rollout/workers": float(self.workers())}
         self.last = metrics
         self.store.metrics(stage, step, metrics)
         rows = sample_rows(stage, step, batch.groups, self.config.tracking.samples_per_step)
