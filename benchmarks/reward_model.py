@@ -31,7 +31,7 @@ from workers.models.create import create
 from workers.models.load import load_model, load_tokenizer, save_model
 from workers.models.scalar import on_trunk
 
-GROUPS, GROUP_SIZE, ROUNDS, BATCH_TOKENS = 64, 8, 5, 8192
+GROUPS, GROUP_SIZE, ROUNDS, BATCH_TOKENS = 24, 8, 5, 4096
 ALPHABET = "?0123456789+-*/=., abcdefghijklmnopqrstuvwxyz"
 SIZES = {
     "hidden_size": 256,

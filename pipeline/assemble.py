@@ -104,7 +104,8 @@ class Hands:
                 await self.judges.close()
             timeout, start = self.config.cluster.timeout_s, self.reserved.start
             panel = located(panel_of(*wanted), self.config, self.run_dir)
-            self.judges = JudgePool(panel, rewards.workers, rewards.cpus, timeout, start)
+            at = (rewards.workers, rewards.cpus, timeout, start, _least(rewards))
+            self.judges = JudgePool(panel, *at)
             self.judging = wanted
             await self.judges.start()
         return self.judges
@@ -130,7 +131,7 @@ async def hands(config: Config, run_dir: Path, texts: list[str]) -> Hands:
     ranks, cuda = config.learner.ranks, config.learner.gpus > 0
     at_learner = (make_learner, config.learner.cpus, timeout, taken.start, ranks, cuda)
     module = VLLM if config.rollout.engine == "vllm" else TORCH
-    at_rollout = (config.rollout.workers, config.rollout.cpus, timeout, taken.start, module)
+    at_rollout = (config.rollout.workers, config.rollout.cpus, timeout, taken.start, module, _least(config.rollout))
     if config.cluster.placement == "shared":
         turns = Turns()
         learner, rollouts = LearnerInTurn(*at_learner, turns=turns), RolloutsInTurn(*at_rollout, turns=turns)
@@ -153,12 +154,10 @@ def placement_of(config: Config) -> Placement:
     type_ = next((rewards.gpu_type for rewards in judges if rewards.gpu_type), None)
     spread = any(rewards.spread for rewards in judges)
     of_judge = [max(r.cpus for r in judges if r.workers > i) for i in range(most)]
+    each = (rollout.cpus, rollout.gpus, rollout.gpu_type, rollout.spread)
     return arrange(
         [Ask(name, learner.cpus, learner.gpus, learner.gpu_type, learner.spread) for name in rank_names(learner.ranks)],
-        [
-            Ask(f"rollout-{i}", rollout.cpus, rollout.gpus, rollout.gpu_type, rollout.spread, i >= _least(rollout))
-            for i in range(rollout.workers)
-        ],
+        [Ask(f"rollout-{i}", *each, i >= _least(rollout)) for i in range(rollout.workers)],
         [Ask(f"judge-{i}", cpus, 0, type_, spread, i >= needed) for i, cpus in enumerate(of_judge)]
         + _hosted_asks(judges),
         config.cluster.placement == "shared",

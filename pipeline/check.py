@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.algorithms import OnlineDpo
 from pipeline.assemble import check_engine, placement_of, tasks_of, texts_of
@@ -25,12 +25,14 @@ from pipeline.fit import check_lengths, check_machine, check_timeouts
 from pipeline.learned_judges import present
 from pipeline.memory import BYTES, Longest, Needs, needs
 from pipeline.panels import noise_of, panel_of, panels
+from pipeline.sizing import Sizing, size_up
+from pipeline.spec import Spec
 from pipeline.stage_kinds import judged_by
 from pipeline.tasks import TaskSets
 from rewards.declared import ChatModel, declared
 from rewards.errors import Refused, nearest
 from rewards.selfcheck import selfcheck
-from rewards.types import Task
+from rewards.types import Message, Task
 from workers.judging.hosts import check_host, hosted
 from workers.judging.live import LiveToolbox
 from workers.placement import Machine, Placement, this_machine
@@ -52,6 +54,7 @@ class Checked:
     parameters  the policy's number of weights
     cases       how many cases each panel's sources got
     machine     None where the run joins a cluster: what that has shows only there
+    sizing      on the cluster that was described, where one was
     warnings    what may become tight, in words
     """
 
@@ -63,6 +66,7 @@ class Checked:
     needs: Needs
     machine: Machine | None
     warnings: list[str]
+    sizing: Sizing | None = None
 
     @property
     def disk_bytes(self) -> int:
@@ -75,8 +79,12 @@ class Checked:
         return self.parameters * BYTES["float32"] * copies + FILES_BYTES
 
 
-def check(config: Config) -> Checked:
-    """Load the data, size the model, try the reward sources, see whether all of it fits. Raises `Refused`."""
+def check(config: Config, spec: Spec | None = None, shape: Path | None = None) -> Checked:
+    """Load the data, size the model, try the reward sources, see whether all of it fits. Raises `Refused`.
+
+    `spec` describes a cluster, which the run is to fit in place of this machine. `shape` is a directory whose
+    config.json has the model's sizes, where the model itself is not at hand: tokens are estimated then.
+    """
     check_timeouts(config)
     tasks = tasks_of(config)
     for name, stage in config.stages.items():
@@ -85,15 +93,16 @@ def check(config: Config) -> Checked:
     cases = asyncio.run(_self_checks(config, tasks))
     check_engine(config)
     _check_judges(config)
-    sizes, renderer = _model(config, tasks)
+    sizes, renderer = _shape(shape) if shape else _model(config, tasks)
     _check_critics(config, renderer)
     _check_ranks(config)
     longest = {name: _longest(sets, renderer) for name, sets in tasks.items()}
     check_lengths(config, sizes.positions, longest)
     placement, needed = placement_of(config), needs(config, sizes, tasks, longest)
-    machine = None if config.cluster.address else this_machine()
+    machine = None if config.cluster.address or spec else this_machine()
     warnings = check_machine(config, placement, needed, machine) if machine else []
-    return Checked(config, tasks, sizes.parameters, cases, placement, needed, machine, warnings)
+    sizing = size_up(config, spec, placement, needed, sizes, longest) if spec else None
+    return Checked(config, tasks, sizes.parameters, cases, placement, needed, machine, warnings, sizing)
 
 
 def check_rewards(config: Config) -> None:
@@ -181,7 +190,27 @@ def _check_judges(config: Config) -> None:
                         raise Refused(f"rewards.sources.{name}.judge.host: {error}") from error
 
 
-def _check_critics(config: Config, renderer: Renderer) -> None:
+@dataclass(frozen=True)
+class Estimated:
+    """Stands in for a tokenizer that is not at hand: a token for every `CHARACTERS` of text, and a few per message."""
+
+    CHARACTERS: ClassVar[int] = 3
+    PER_MESSAGE: ClassVar[int] = 8
+
+    def prompt(self, messages: Sequence[Message]) -> range:
+        return range(sum(len(one.content) // self.CHARACTERS + self.PER_MESSAGE for one in messages))
+
+    def answer(self, text: str) -> range:
+        return range(len(text) // self.CHARACTERS + 1)
+
+
+def _shape(directory: Path) -> tuple[ModelSizes, Estimated]:
+    from workers.models.create import model_sizes
+
+    return model_sizes(directory), Estimated()
+
+
+def _check_critics(config: Config, renderer: Renderer | Estimated) -> None:
     """A critic that starts from a directory reads the policy's tokens."""
     from workers.models.load import load_tokenizer
 
@@ -218,7 +247,7 @@ def _check_ranks(config: Config) -> None:
             )
 
 
-def _longest(sets: TaskSets, renderer: Renderer) -> Longest:
+def _longest(sets: TaskSets, renderer: Renderer | Estimated) -> Longest:
     """Of the first tasks and of those with the most characters."""
 
     def characters(task: Task) -> int:

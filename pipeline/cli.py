@@ -34,7 +34,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(cluster_cli.deploy, name="deploy")
 UsageError: Any = typer.BadParameter.__base__  # click's; where it lives depends on typer's version
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 AsJson = Annotated[bool, typer.Option("--json", help="The last line of standard output is the summary as JSON.")]
@@ -63,8 +62,9 @@ def run(
     for warning in checked.warnings:
         console.print(f"[yellow]warning[/] {warning}")
     rundir.check_free(run_dir, checked.disk_bytes)
-    from pipeline import driver
+    from pipeline import driver, remote
 
+    remote.join(settings, run_dir)
     rundir.create(run_dir, settings, config.stem)
     _drive(driver.Run(settings, run_dir, config.stem, checked.tasks, console), None, console, as_json)
 
@@ -82,7 +82,7 @@ def resume(
     summary = run_dir / "summary.json"
     if summary.exists() and json.loads(summary.read_text())["status"] == "done":
         raise Refused(f"{run_dir} is done; its report is {run_dir / 'report.html'}")
-    from pipeline import driver
+    from pipeline import driver, remote
     from pipeline.assemble import tasks_of
     from pipeline.config import load_config
 
@@ -91,6 +91,7 @@ def resume(
     run_dir = run_dir.absolute()
     with contextlib.suppress(FileNotFoundError):
         os.chdir(environment["directory"])  # relative paths of data and models, and reward modules, are found there
+    remote.join(settings, run_dir)
     again = driver.Run(settings, run_dir, environment["name"], tasks_of(settings), console)
     newest = again.checkpoints.newest(lambda text: again.files.event("warning", text))
     if newest is None:
@@ -99,17 +100,25 @@ def resume(
 
 
 @app.command()
-def check(config: ConfigPath, overrides: Overrides = None) -> None:
+def check(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    cluster: Annotated[str | None, typer.Option(help="Size it for this one: 2x8xH100, or a YAML file.")] = None,
+    shape: Annotated[Path | None, typer.Option(help="A config.json's directory, in place of the model.")] = None,
+) -> None:
     """Resolve and validate CONFIG, try its reward sources, print the plan; start nothing."""
     from pipeline.config import load_config
 
     console = _console(False)
     settings = load_config(config, overrides or [])
+    from pipeline.spec import load_spec
+
+    spec = load_spec(cluster) if cluster else None
     from pipeline.check import check as examine
     from pipeline.plan import shown
 
     with console.status("checking data, model and reward sources"):
-        checked = examine(settings)
+        checked = examine(settings, spec, shape)
     console.print(shown(checked))
     console.print(f"[green]✓[/] {config} can run")
 
@@ -183,6 +192,11 @@ def doctor() -> None:
     from pipeline.doctor import examine, shown
 
     _console(False).print(shown(examine()))
+
+
+app.command()(cluster_cli.submit)
+app.add_typer(cluster_cli.job, name="job")
+app.add_typer(cluster_cli.deploy, name="deploy")
 
 
 def _console(as_json: bool) -> Console:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,10 @@ Name = Annotated[str | None, typer.Option(help="The run's name; default: the con
 GpusPerNode = Annotated[int, typer.Option(min=1, help="GPUs of a node.")]
 MemoryPerCpu = Annotated[int, typer.Option(min=1, help="GiB of memory for each CPU.")]
 
+Address = Annotated[str, typer.Option(help="The head's dashboard, http://HEAD:8265.")]
+Job = Annotated[str, typer.Argument(metavar="JOB", help="What `assay submit` called it.")]
+
+job = typer.Typer(help="Look after what `assay submit` has sent.", no_args_is_help=True)
 deploy = typer.Typer(help="Print what Kubernetes or Slurm runs CONFIG by.", no_args_is_help=True)
 
 
@@ -58,6 +63,65 @@ def slurm(
     settings = load_config(config, overrides or [])
     site = Site(_name(name, config), gpus_per_node, memory_per_cpu)
     print(render(settings, site, str((run_dir or Path("runs") / site.name).absolute())), end="")
+
+
+def submit(
+    config: ConfigPath,
+    address: Address,
+    run_dir: Annotated[Path, typer.Option(help="Where the run is kept; a path that all nodes share.")],
+    overrides: Overrides = None,
+    env: Annotated[list[str] | None, typer.Option(help="A variable for the run: NAME=VALUE, or NAME as here.")] = None,
+    follow: Annotated[bool, typer.Option(help="Show its log until it ends.")] = True,
+) -> None:
+    """Send the run that CONFIG describes to a cluster, with the current directory, and follow it."""
+    from pipeline import remote
+    from pipeline.config import load_config
+
+    load_config(config, overrides or [])
+    name = remote.send(address, config, overrides or [], run_dir, _variables(env or []))
+    print(f"job {name}; `assay job status|logs|stop {name} --address {address}`", flush=True)
+    if follow:
+        remote.follow(address, name, _write)
+
+
+@job.command()
+def status(job: Job, address: Address) -> None:
+    """How the job stands."""
+    from workers.ray_jobs import Jobs
+
+    state = Jobs(address).state(job)
+    print(f"{state.status}  {state.message}")
+
+
+@job.command()
+def logs(job: Job, address: Address) -> None:
+    """Follow the job's log until it ends."""
+    from pipeline import remote
+
+    remote.follow(address, job, _write)
+
+
+@job.command()
+def stop(job: Job, address: Address) -> None:
+    """End the job, as Ctrl-C would; `assay resume` goes on from its last checkpoint."""
+    from workers.ray_jobs import Jobs
+
+    Jobs(address).stop(job)
+    print(f"{job} was asked to stop")
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _variables(given: list[str]) -> dict[str, str]:
+    out = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals and name not in os.environ:
+            raise Refused(f"--env: {name} is not set here; expected NAME=VALUE")
+        out[name] = value if equals else os.environ[name]
+    return out
 
 
 def _name(name: str | None, config: Path) -> str:

@@ -131,7 +131,8 @@ async def _drive(run: Run, resumed: tuple[State, Path] | None) -> None:
 
 
 async def _stages(run: Run, crew: Hands, progress: Progress, resumed: tuple[State, Path] | None) -> None:
-    recorder = Recorder(run.config, run.store, progress, _Stepped(run, crew), {}, crew.rollouts.restarts)
+    pool = crew.rollouts
+    recorder = Recorder(run.config, run.store, progress, _Stepped(run, crew), {}, pool.restarts, pool.present)
     if resumed is not None and run.state.stage is None:
         await crew.learner.load(resumed[1].absolute())
     for name, stage in run.config.stages.items():

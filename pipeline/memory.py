@@ -1,16 +1,16 @@
 """How much memory each process needs on its device: what it holds for certain, and an estimate of what its work takes.
 
 The learner keeps weights, gradients, AdamW's two moments and the reference in float32, whatever it computes in; a
-critic with a trunk of its own is a second model, without logits. Many ranks hold a share of all that each. Of the work,
-what the layers keep for the way back is counted as ten vectors of the hidden size and four of the MLP's per token and
-layer; of the product with the vocabulary, three arrays of float32, a chunk of tokens x vocabulary.
+critic with a trunk of its own is a second model, without logits. Many ranks hold a share of all that each. Of the work
+these are the big part: of the product with the vocabulary, three arrays of float32, a chunk of tokens x vocabulary; and
+what the layers keep for the way back, which was counted from the tensors that autograd holds of a Qwen3 (`KEPT`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.config import Config, EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage, TrainStage
@@ -28,6 +28,9 @@ LIBRARIES = 400_000_000
 JOINING = 1.5
 LOGITS = 4  # of an engine that samples
 CHUNKS = 3  # of the learner: logits, log-probs, probabilities
+# Bytes that a layer keeps of a token: for each number of the hidden size, of queries and keys, of the MLP's width.
+# Norms compute, and keep, float32 whatever the products do.
+KEPT = {"float32": (24, 16, 16), "bfloat16": (26, 10, 8)}
 # vLLM's own defaults.
 VLLM_GPU_SHARE, GIB = 0.92, 2**30
 
@@ -50,11 +53,13 @@ class Need:
     held    weights, gradients, optimizer, reference
     asleep  what is left of them while the other side has its turn
     work    caches and activations, estimated for the largest batch that the config allows
+    parts   held and work by what they are for
     """
 
     held: int
     asleep: int
     work: int
+    parts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +87,11 @@ def needs(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], long
     moments = (3 if learner.engine == "deepspeed" else 2) * moves // parts[0]
     gradients, weights = moves // parts[1], weights // parts[2]
     stays = weights + (0 if learner.gpus else moments)  # on the CPU moments stay
-    work = max((_learning(config, stage, sizes, longest[name]) for name, stage in train.items()), default=0)
-    need = Need(weights + gradients + moments, stays, work)
+    works = [_learning(config, stage, sizes, longest[name]) for name, stage in train.items()]
+    activations, logits = max(works, default=(0, 0), key=sum)
+    held = {"weights": weights, "gradients": gradients, "optimizer": moments}
+    work = {"activations": activations, "logits": logits}
+    need = Need(sum(held.values()), stays, sum(work.values()), held | work)
     return Needs(need, _rollout(config, sizes, tasks, longest), reference, critic)
 
 
@@ -103,7 +111,8 @@ def _critic(stage: TrainStage) -> bool:
     return scalar is not None and not scalar.shared
 
 
-def _learning(config: Config, stage: TrainStage, sizes: ModelSizes, longest: Longest) -> int:
+def _learning(config: Config, stage: TrainStage, sizes: ModelSizes, longest: Longest) -> tuple[int, int]:
+    """Of the stage's largest micro-batch: what the layers keep, and the product with the vocabulary."""
     if isinstance(stage, RlStage):
         n, own = stage.groups_per_step * stage.algorithm.group_size, stage.rollout.max_new_tokens
         whole = longest.prompt + own
@@ -111,22 +120,24 @@ def _learning(config: Config, stage: TrainStage, sizes: ModelSizes, longest: Lon
         n = stage.groups_per_step
         whole = longest.demonstration if isinstance(stage, SftStage) else longest.answers
         own = 0 if isinstance(stage, RewardModelStage) else whole - longest.prompt
-    ranks, most = config.learner.ranks, BYTES[config.learner.dtype]
+    ranks, dtype = config.learner.ranks, config.learner.dtype
     tokens = min(stage.learner.micro_batch_tokens, -(-n * whole // ranks))
     chunk = min(tokens, -(-n * own // ranks), chunk_tokens(sizes.vocabulary))
     logits = chunk * sizes.vocabulary * CHUNKS * BYTES["float32"]
-    kept = sizes.hidden if config.learner.gradient_checkpointing else 10 * sizes.hidden + 4 * sizes.intermediate
-    layers = tokens * sizes.layers * kept * most
-    cast = sizes.parameters * most if config.learner.dtype != "float32" else 0
+    widths = (sizes.hidden, sizes.query_width + sizes.kv_width, sizes.intermediate)
+    every = sum(n * width for n, width in zip(KEPT[dtype], widths, strict=True))
+    kept = sizes.hidden * BYTES[dtype] if config.learner.gradient_checkpointing else every
+    layers = tokens * sizes.layers * kept
+    cast = sizes.parameters * BYTES[dtype] if dtype != "float32" else 0
     # Where weights are spread, what computes is whole: a layer and the next one, the vocabulary on both ends.
     spread = ranks > 1 and config.learner.splits == 3
     gathered = 2 * sizes.parameters // sizes.layers + 2 * sizes.vocabulary * sizes.hidden if spread else 0
-    return logits + (layers + cast + gathered * BYTES["float32"]) * (1 + _critic(stage))
+    return (layers + cast + gathered * BYTES["float32"]) * (1 + _critic(stage)), logits
 
 
 def _rollout(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], longest: Mapping[str, Longest]) -> Need:
     rollout, width = config.rollout, BYTES[config.rollout.dtype]
-    weights, work = sizes.parameters * width, 0
+    weights, work = sizes.parameters * width, (0, 0)
     for name, stage in config.stages.items():
         if isinstance(stage, RlStage):
             asked = stage.groups_per_step * stage.algorithm.group_size * (stage.max_staleness + 1)
@@ -136,10 +147,12 @@ def _rollout(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], l
             continue
         rows = min(rollout.max_rows, -(-asked // rollout.workers))
         cache = rows * (longest[name].prompt + stage.rollout.max_new_tokens) * sizes.layers * 2 * sizes.kv_width * width
-        work = max(work, int(cache * JOINING) + rows * sizes.vocabulary * LOGITS * BYTES["float32"])
+        work = max(work, (int(cache * JOINING), rows * sizes.vocabulary * LOGITS * BYTES["float32"]), key=sum)
     if rollout.engine == "torch":
-        return Need(weights, 0, work)
+        return Need(weights, 0, sum(work), {"weights": weights, "KV cache": work[0], "logits": work[1]})
     given = rollout.engine_args.get("kv_cache_memory_bytes")
     cache = given or int(os.environ.get("VLLM_CPU_KVCACHE_SPACE", 1)) * GIB
     # On a GPU vLLM takes its share of all there is, on the CPU it has no sleep mode.
-    return Need(weights, 0, given or 0) if rollout.gpus else Need(weights + cache, weights + cache, 0)
+    if rollout.gpus:
+        return Need(weights, 0, given or 0, {"weights": weights, "KV cache": given or int(work[0] / JOINING)})
+    return Need(weights + cache, weights + cache, 0, {"weights": weights, "KV cache": cache})

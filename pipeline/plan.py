@@ -11,13 +11,15 @@ from pipeline.check import Checked
 from pipeline.config import EvaluateStage, PreferenceStage, RewardModelStage, RlStage, TrainStage
 from pipeline.panels import panels
 from pipeline.rundir import size
+from pipeline.sizing import Sizing
 from pipeline.stage_kinds import judged_by
 
 
 def shown(checked: Checked) -> RenderableType:
     """The plan for a person: what happens in which order, who sits where, how much at once, who judges."""
     disk = Text(f"The run directory may take about {size(checked.disk_bytes)} of disk.")
-    return Group(_stages(checked), _placement(checked), _sources(checked), disk)
+    sizing = [] if checked.sizing is None else _sizing(checked.sizing)
+    return Group(_stages(checked), _placement(checked), *sizing, _sources(checked), disk)
 
 
 def _table(title: str, words: list[str], numbers: list[str], last: list[str] | None = None) -> Table:
@@ -83,11 +85,33 @@ def _bundles(checked: Checked) -> list[str]:
             f"{size(checked.needs.rollout.asleep)}."
         )
     wanted = f"At the same time {placement.cpus:g} CPUs and {placement.gpus} GPUs"
+    if checked.sizing is not None:
+        return [*lines, f"{wanted}."]
     if machine is None:
         return [*lines, f"{wanted}; what {checked.config.cluster.address} has is known when the run starts."]
     here = f"here are {machine.cpus} CPUs, {size(machine.memory)} free, and {len(machine.gpus)} GPUs"
     gpus = f" ({', '.join(f'{size(gpu.free)} free' for gpu in machine.gpus)})" if machine.gpus else ""
     return [*lines, f"{wanted}; {here}{gpus}."]
+
+
+def _sizing(sizing: Sizing) -> list[RenderableType]:
+    held = _table(
+        "Memory on each GPU, at most (on the host, where a role has none)", [""], [one.role for one in sizing.held]
+    )
+    for name in dict.fromkeys(name for one in sizing.held for name in one.parts):
+        held.add_row(name, *(size(one.parts[name]) if name in one.parts else "" for one in sizing.held))
+    held.add_row("all", *(size(one.total) for one in sizing.held))
+    held.add_row("the GPU has", *(size(one.has) if one.has else "" for one in sizing.held))
+    seats = _table("Who would sit where", ["node", "processes"], [])
+    for node, processes in sizing.seats:
+        seats.add_row(node, ", ".join(processes))
+    if not sizing.steps:
+        return [held, seats, Text("No step time: say tflops and bandwidth_gb_s of the nodes.\n")]
+    columns = ["generate", "learn", "publish", "a step"]
+    steps = _table("Seconds, at most: every completion at its full length; judging not counted", ["stage"], columns)
+    for name, time in sizing.steps.items():
+        steps.add_row(name, *(f"{s:.3g}" for s in (time.generate, time.learn, time.publish, time.whole)))
+    return [held, seats, steps]
 
 
 def _sources(checked: Checked) -> Table:

@@ -45,6 +45,7 @@ class Recorder:
     """Where a stage's numbers go, and who hears that a step is done (for the next checkpoint).
 
     restarts  the rollout workers' list of who was replaced and why; it grows, and its first `told` lines are on file
+    workers   how many rollout workers are up
     steps     how many the stage in hand has taken
     memory    what the stage carries from step to step; checkpoints keep it
     """
@@ -55,6 +56,7 @@ class Recorder:
     stepped: Callable[[str, int, list[str | None], dict[str, float]], Awaitable[float]]
     last: dict[str, float]
     restarts: Sequence[str]
+    workers: Callable[[], int]
     told: int = 0
     steps: int = 0
     memory: dict[str, float] = field(default_factory=dict)
@@ -71,7 +73,7 @@ class Recorder:
         """After each step of a stage that learns; the seconds a checkpoint took."""
         replaced = self.replaced(stage)
         if budget is not None:
-            metrics = {**metrics, "rollout/restarts": float(replaced)}
+            metrics = {**metrics, "rollout/restarts": float(replaced), "rollout/workers": float(self.workers())}
         self.last, self.steps = metrics, step + 1
         self.store.metrics(stage, step, metrics)
         rows = sample_rows(stage, step, batch.groups, self.config.tracking.samples_per_step)

@@ -61,7 +61,9 @@ class Actor:
 
 def start_ray(cpus: int, address: str | None = None) -> None:
     """Join the cluster at `address`, or at RAY_ADDRESS (Ray's own variable: a sweep's runs find it set); without one,
-    start a quiet one here with that many logical CPUs."""
+    start a quiet one here with that many logical CPUs. Nothing is done where this process has joined one."""
+    if ray.is_initialized():
+        return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
@@ -141,7 +143,7 @@ def start_actor(
     """
     threads = str(max(1, int(cpus)))
     variables = {
-        "PYTHONPATH": os.pathsep.join(_import_paths()),
+        "PYTHONPATH": os.pathsep.join(import_paths()),
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads),
         **_KEEP_MEMORY,
         **(env or {}),
@@ -234,7 +236,7 @@ def _reason(error: BaseException) -> str:
     return one_line(detail[1] if detail else text)
 
 
-def _import_paths() -> list[str]:
+def import_paths() -> list[str]:
     """Where the driver imports from, its interpreter's own folders aside."""
     own = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)

@@ -19,7 +19,7 @@ FLOORS = ("pipeline", "workers", "rewards")
 
 # Where a library may be imported. Folders end in a slash.
 ADDRESSES = {
-    "ray": ["workers/ray_actors.py"],
+    "ray": ["workers/ray_actors.py", "workers/ray_cluster.py", "workers/ray_jobs.py"],
     "mlflow": ["pipeline/stores/mlflow.py"],
     "datasets": ["pipeline/tasks/readers.py"],
     "torch": ["workers/", "pipeline/doctor.py"],

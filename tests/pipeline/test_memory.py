@@ -15,7 +15,10 @@ from pipeline.config import parse_config
 from pipeline.memory import Longest, needs
 from workers.models.create import ModelSizes
 
-SIZES = ModelSizes(parameters=1000, vocabulary=50, hidden=8, intermediate=16, layers=2, kv_width=4, positions=64)
+SIZES = ModelSizes(
+    parameters=1000, vocabulary=50, hidden=8, intermediate=16, layers=2, kv_width=4, positions=64, query_width=8
+)
+KEPT_HERE = 24 * 8 + 16 * (8 + 4) + 16 * 16
 LONGEST = dict.fromkeys(("warm_start", "before", "rl", "after"), Longest(prompt=10, demonstration=15))
 
 
@@ -35,20 +38,20 @@ def test_the_learner_by_hand(tasks):
     """16 demonstrations of 15 tokens, 5 of them its own; 16 samples of 10 + 12, 12 of them its own: 352 tokens."""
     learner = found(tasks).learner
     assert (learner.held, learner.asleep) == (5 * 4000, 4 * 4000)  # on the CPU only the gradients go
-    assert learner.work == 16 * 12 * 50 * 3 * 4 + 352 * 2 * (10 * 8 + 4 * 16) * 4
+    assert learner.work == 16 * 12 * 50 * 3 * 4 + 352 * 2 * KEPT_HERE
     on_gpu = found(tasks, learner={"gpus": 1}).learner
     assert (on_gpu.held, on_gpu.asleep) == (5 * 4000, 2 * 4000)  # weights and reference stay
     small = found(tasks, learner={"micro_batch_tokens": 100}).learner
-    assert small.work == 100 * 50 * 3 * 4 + 100 * 2 * (10 * 8 + 4 * 16) * 4
+    assert small.work == 100 * 50 * 3 * 4 + 100 * 2 * KEPT_HERE
     halves = found(tasks, learner={"dtype": "bfloat16"}).learner
     assert halves.held == learner.held  # what is learned is kept in float32
+    assert halves.work == 16 * 12 * 50 * 3 * 4 + 352 * 2 * (26 * 8 + 10 * 12 + 8 * 16) + 2000
     half = found(tasks, learner={"ranks": 2}).learner
     assert (half.held, half.asleep) == (5 * 2000, 4 * 2000)
     gathered = 1000 + 2 * 50 * 8  # a layer and the next, the vocabulary on both ends
-    assert half.work == 8 * 12 * 50 * 3 * 4 + 176 * 2 * (10 * 8 + 4 * 16) * 4 + gathered * 4
+    assert half.work == 8 * 12 * 50 * 3 * 4 + 176 * 2 * KEPT_HERE + gathered * 4
     large = found(tasks, replace(SIZES, vocabulary=200_000)).learner
-    assert large.work == 192 * 200_000 * 3 * 4 + 352 * 2 * (10 * 8 + 4 * 16) * 4
-    assert halves.work == 16 * 12 * 50 * 3 * 4 + 352 * 2 * (10 * 8 + 4 * 16) * 2 + 2000
+    assert large.work == 192 * 200_000 * 3 * 4 + 352 * 2 * KEPT_HERE
 
 
 def test_a_critic_by_hand(tasks):
@@ -59,7 +62,7 @@ def test_a_critic_by_hand(tasks):
         algorithm = {"kind": "ppo", "group_size": 4, "kl_coefficient": 0.01, "critic": {"trunk": trunk}}
         return found(tasks, stages={"rl": rl | {"algorithm": algorithm}}, **sections).learner
 
-    layers = 352 * 2 * (10 * 8 + 4 * 16) * 4
+    layers = 352 * 2 * KEPT_HERE
     assert (learner("separate").held, learner("separate").asleep) == (9 * 4000, 7 * 4000)
     assert learner("separate", learner={"gpus": 1}).asleep == 3 * 4000
     assert learner("separate").work == 16 * 12 * 50 * 3 * 4 + 2 * layers
@@ -122,7 +125,7 @@ learner.update(work)
 done = True
 thread.join()
 logits = chunk_tokens(V) * V * CHUNKS * 4
-print((peak - before) / (logits + T * 2 * (10 * 64 + 4 * 128) * 4))
+print((peak - before) / (logits + T * 2 * (24 * 64 + 16 * 128 + 16 * 128)))
 """
 
 
@@ -132,3 +135,54 @@ def test_the_estimate_of_an_update_is_near_what_it_takes(tmp_path):
     found = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert found.returncode == 0, found.stderr
     assert 0.8 < float(found.stdout.split()[-1]) < 1.1
+
+
+LAYER = """
+import sys
+import torch
+from pipeline.memory import KEPT
+from workers.models import ModelInit
+from workers.models.attention import Packed, adopt
+from workers.models.create import create
+from workers.models.load import load_model
+
+T, S = 352, 11
+
+def kept(hidden, inner, heads, keys, layers, dtype):
+    sizes = dict(hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
+                 num_key_value_heads=keys, head_dim=64, tie_word_embeddings=True, max_position_embeddings=64)
+    create(ModelInit("qwen3", config=sizes), ["0123456789"], sys.argv[1], 0)
+    model = adopt(load_model(sys.argv[1])).eval().requires_grad_(True)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    shapes = {tuple(p.shape) for p in model.parameters()} | {tuple(p.shape)[::-1] for p in model.parameters()}
+    found = {}
+
+    def keep(tensor):
+        cast = tensor.dtype == torch.bfloat16 and tuple(tensor.shape) in shapes  # a weight's copy, counted apart
+        if tensor.untyped_storage().data_ptr() not in own and not cast:
+            found[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids, position = torch.randint(3, 10, (1, T)), torch.arange(T // S).repeat(S)[None]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            attend = Packed(torch.full((S,), T // S))
+            model(ids, position_ids=position, attend=attend, use_cache=False, logits_to_keep=torch.tensor([T - 1]))
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+for dtype in (torch.float32, torch.bfloat16):
+    for shape in ((128, 512, 4, 2), (320, 192, 3, 3)):
+        measured = (kept(*shape, 3, dtype) - kept(*shape, 1, dtype)) / 2 / T
+        hidden, inner, heads, keys = shape
+        widths = (hidden, 64 * (heads + keys), inner)
+        print(measured / sum(n * w for n, w in zip(KEPT[str(dtype).removeprefix("torch.")], widths)))
+"""
+
+
+@pytest.mark.slow
+def test_what_a_layer_keeps_is_what_autograd_holds(tmp_path):
+    command = [sys.executable, "-c", LAYER, str(tmp_path / "model")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert found.returncode == 0, found.stderr
+    ratios = [float(line) for line in found.stdout.split()]
+    assert len(ratios) == 4 and all(0.97 < ratio < 1.03 for ratio in ratios), ratios

@@ -34,20 +34,26 @@ def said(request):
     return request["messages"][-1]["content"]
 
 
-def judge(make, group, answer, tools=LiveToolbox, retries=0):
-    """The scores of `make(model)` for the group, asked of a server that answers so; and what the server was asked."""
+def judge_all(make, groups, answer, tools=LiveToolbox, retries=0):
+    """The scores of `make(model)` for each group, asked of a server that answers so; and what the server was asked."""
 
     async def go(source):
-        box = tools(1)
+        box, panel = tools(1), Panel((Seat("judge", source, retries=retries),))
         try:
-            [scores] = (await Panel((Seat("judge", source, retries=retries),)).judge(group, box),)
-            return [verdict.scores["judge"] for verdict in scores.verdicts]
+            judged = [await panel.judge(group, box) for group in groups]
+            return [[verdict.scores["judge"] for verdict in one.verdicts] for one in judged]
         finally:
             await box.aclose()
 
     with endpoint(answer) as seen:
         source = make(ChatModel(seen.url, model="m", retries=0, price_in=1.0))
         return asyncio.run(go(source)), seen.requests
+
+
+def judge(make, group, answer, **more):
+    """The same for one group."""
+    [scores], asked = judge_all(make, [group], answer, **more)
+    return scores, asked
 
 
 def values(scores):
@@ -263,7 +269,9 @@ def test_votes_and_the_better_half_of_them(make_group):
     scores, _ = judge(make, make_group(["1", "333"]), answer)
     assert [s.parts["score"] for s in scores] == [(2 * 1 + 2 * 9) / 4, (2 * 3 + 2 * 9) / 4]
     turns["n"] = 0
-    filtered = judge(lambda m: make(m, meta=ScalarModel("meta")), make_group(["1", "333"]), answer, MetaLikesHonesty)[0]
+    filtered = judge(
+        lambda m: make(m, meta=ScalarModel("meta")), make_group(["1", "333"]), answer, tools=MetaLikesHonesty
+    )[0]
     assert [s.parts["score"] for s in filtered] == [1, 3]
     assert values(filtered) == [0.0, pytest.approx(2 / 9)]
 
@@ -432,7 +440,7 @@ def test_no_comparison_is_ever_won_by_a_candidates_words(make_group):
         names = re.findall(r"\[Start of (answer [AB]|model-\d+)\]", said(request))
         return "\n".join(between(said(request), name) for name in names)
 
-    for text in HOSTILE:
-        for make in (PairwiseJudge, Listwise, lambda m: Listwise(m, form="principles")):
-            scores, _ = judge(make, make_group([text, "an honest answer"]), quotes)
+    groups = [make_group([text, "an honest answer"]) for text in HOSTILE]
+    for make in (PairwiseJudge, Listwise, lambda m: Listwise(m, form="principles")):
+        for text, scores in zip(HOSTILE, judge_all(make, groups, quotes)[0], strict=True):
             assert values(scores) == ["abstained"] * 2, text

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from rewards.declared import ChatModel, Corpus, Passage, Reply, ScalarModel, Service, Unanswered, declared
+from rewards.errors import Refused
 from rewards.panel import Panel
 from rewards.programs import Limits, Ran
 from rewards.types import Message
@@ -79,15 +80,18 @@ class LiveToolbox(ProcessToolbox):
         return self._thing(model, self._asker)
 
     async def warm(self, panel: Panel) -> None:
-        """Load what takes long to load, so that no group waits for it. Raises `Refused`."""
-        for source in panel.sources:
-            if getattr(source, "uses_sandbox", False):
+        """Load what takes long to load, so that no group waits for it. Raises `Refused`, with the source's name."""
+        for seat in (*panel.seats, *([panel.gold.seat] if panel.gold else [])):
+            if getattr(seat.source, "uses_sandbox", False):
                 check_sandbox()
-            for spec in declared(source):
-                if isinstance(spec, ScalarModel):
-                    await self._thing(spec, self._reader).open()
-                elif isinstance(spec, Corpus):
-                    self._thing(spec, Index)
+            try:
+                for spec in declared(seat.source):
+                    if isinstance(spec, ScalarModel):
+                        await self._thing(spec, self._reader).open()
+                    elif isinstance(spec, Corpus):
+                        self._thing(spec, Index)
+            except Refused as error:
+                raise Refused(f"reward source {seat.name!r}: {error}") from error
 
     async def aclose(self) -> None:
         """Close everything; a later use would make it anew."""

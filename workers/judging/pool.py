@@ -25,15 +25,17 @@ from workers.ray_actors import Actor, Died, Stalled, call, kill, ready, start_ac
 from workers.types import Judged
 
 START_S = 600.0  # on a machine that is busy with other runs, starting a process may take minutes
+PATIENCE_S = 5.0  # before a judge that the pool can do without is tried again
 LOTS_PER_JUDGE = 2  # so that a judge that is done early can take over from one that is not
 
 
 @dataclass(eq=False)
 class _Judge:
-    """One place in the pool: the actor that holds it now, and how many of its places are taken."""
+    """One place in the pool: the actor that holds it now, how many of its places are taken, and whether it is up."""
 
     actor: Actor
     taken: int
+    up: bool = False
 
 
 class JudgePool:
@@ -43,11 +45,18 @@ class JudgePool:
     workers    judge processes; `cpus` of Ray's logical CPUs for each, and as many helper processes (one at least)
     timeout_s  seconds a judge may take for one group; choose it above what its seats' limits and retries add up to
     start      starts a judge where it is to sit (see `workers.placement`)
+    least      as many must be there; the others come when there is room for them
     restarts   judges that had to be replaced so far
     """
 
     def __init__(
-        self, panel: Panel, workers: int, cpus: float, timeout_s: float, start: Callable[..., Actor] = start_actor
+        self,
+        panel: Panel,
+        workers: int,
+        cpus: float,
+        timeout_s: float,
+        start: Callable[..., Actor] = start_actor,
+        least: int | None = None,
     ) -> None:
         self.panel, self._workers, self._cpus, self._timeout_s = panel, workers, cpus, timeout_s
         self._start_actor = start
@@ -57,17 +66,22 @@ class JudgePool:
         self._judges: list[_Judge] = []
         self._hosts: dict[Spec, Actor] = {}
         self._changed = asyncio.Condition()
+        self._least = least or workers
+        self._coming: set[asyncio.Task[None]] = set()
         self.restarts = 0
 
     async def start(self) -> None:
-        """Start the judges, and before them what they need in processes of their own, and wait for all.
+        """Start the judges, and before them what they need in processes of their own, and wait for the
+        first `least`.
 
         Raises `Stalled` or `Died` with the name of the one that did not come, `RunFailed` or `Refused` where a model
         can't be served or loaded.
         """
         self._hosts = await start_hosts(self.panel, self._start_actor)
         self._judges = [self._fresh(f"judge-{i}") for i in range(self._workers)]
-        await asyncio.gather(*(self._open(judge) for judge in self._judges))
+        for judge in self._judges[self._least :]:
+            self._await(judge)
+        await asyncio.gather(*(self._open(judge) for judge in self._judges[: self._least]))
 
     async def judge(self, groups: Sequence[Group]) -> Judged:
         """Every group with its verdicts, in order. Raises `RunFailed` where a seat's policy is abort."""
@@ -82,6 +96,8 @@ class JudgePool:
 
     async def close(self) -> None:
         """End every judge, and what was started for them."""
+        for task in self._coming:
+            task.cancel()
         judges, self._judges = self._judges, []
         for judge in judges:
             kill(judge.actor)
@@ -137,7 +153,10 @@ class JudgePool:
             kill(judge.actor)
             self.restarts += 1
             self._judges[place] = fresh = self._fresh(judge.actor.name)
-            await self._open(fresh)
+            if sum(other.up for other in self._judges) >= self._least:
+                self._await(fresh)
+            else:
+                await self._open(fresh)
 
     def _fresh(self, name: str) -> _Judge:
         """A judge that is still starting: all its places are taken."""
@@ -147,4 +166,21 @@ class JudgePool:
     async def _open(self, judge: _Judge) -> None:
         await ready(judge.actor, START_S)
         await call(judge.actor, "warm", timeout_s=START_S)
+        judge.up = True
         await self._free(judge, self._places)
+
+    def _await(self, judge: _Judge) -> None:
+        """Open it when there is room for it, while the others judge."""
+        task = asyncio.create_task(self._come(judge))
+        self._coming.add(task)
+        task.add_done_callback(self._coming.discard)
+
+    async def _come(self, judge: _Judge) -> None:
+        while judge in self._judges and not judge.up:
+            try:
+                await self._open(judge)
+            except Stalled:
+                continue  # it waits for its room
+            except Died:
+                await asyncio.sleep(PATIENCE_S)
+                judge.actor = self._fresh(judge.actor.name).actor

@@ -52,7 +52,7 @@ class ModelSizes:
     """What memory is counted from.
 
     parameters  weights, tied ones once
-    kv_width    numbers that one token's keys (or values) take in one layer
+    kv_width    numbers that one token's keys (or values) take in one layer; query_width, its queries
     positions   the longest sequence it was made for; None where it doesn't say
     """
 
@@ -63,6 +63,7 @@ class ModelSizes:
     layers: int
     kv_width: int
     positions: int | None
+    query_width: int
 
 
 def model_sizes(source: str | Path | ModelInit, texts: Iterable[str] = ()) -> ModelSizes:
@@ -79,15 +80,16 @@ def model_sizes(source: str | Path | ModelInit, texts: Iterable[str] = ()) -> Mo
         model = AutoModelForCausalLM.from_config(config)
     text: Any = config.get_text_config()
     heads = getattr(text, "num_attention_heads", 1)
+    each = getattr(text, "head_dim", None) or text.hidden_size // heads
     return ModelSizes(
         sum(parameter.numel() for parameter in model.parameters()),
         text.vocab_size,
         text.hidden_size,
         getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         text.num_hidden_layers,
-        (getattr(text, "num_key_value_heads", None) or heads)
-        * (getattr(text, "head_dim", None) or text.hidden_size // heads),
+        (getattr(text, "num_key_value_heads", None) or heads) * each,
         getattr(text, "max_position_embeddings", None),
+        heads * each,
     )
 
 

@@ -24,6 +24,8 @@ MakeEngine = Callable[[str, "Renderer"], Engine]
 
 # Fresh workers in a row that may be lost before one of them hands over a group.
 RESTARTS = 3
+# Before a place that the pool can do without is tried again.
+PATIENCE_S = 5.0
 
 
 class Place:
@@ -32,6 +34,7 @@ class Place:
     restarted  is told, in one line, why a worker had to be replaced
     start      starts a worker where it is to sit
     module     what its engine is imported from
+    spare      whether the pool can do without it, as it stands: then it comes when there is room for it, without haste
     """
 
     def __init__(
@@ -42,8 +45,10 @@ class Place:
         restarted: Callable[[str], None],
         start: Callable[..., Actor] = start_actor,
         module: str = TORCH,
+        spare: Callable[[], bool] = lambda: False,
     ):
         self.name, self.cpus, self.timeout_s, self.restarted = name, cpus, timeout_s, restarted
+        self._spare = spare
         self._start, self._module = start, module
         self.actor = self._started()
         self._fruitless = 0
@@ -54,35 +59,49 @@ class Place:
         """Returns when the first worker answers. Raises `RunFailed` where it does not."""
         await ready(self.actor, self.timeout_s)
 
-    async def open(self, model_path: str, make_engine: MakeEngine) -> None:
-        """Make the engine, and remember how. Raises `RunFailed` where two workers in a row could not."""
+    def open(self, model_path: str, make_engine: MakeEngine) -> asyncio.Task[Actor]:
+        """Make the engine, and remember how; `worker` waits for it."""
         self._engine = (model_path, make_engine)
         self._up = asyncio.create_task(self._made())
-        await self.worker()
+        return self._up
+
+    @property
+    def opening(self) -> asyncio.Task[Actor]:
+        """Ends when the worker that now holds the place is up."""
+        assert self._up is not None, "open() comes first"
+        return self._up
 
     @property
     def up(self) -> bool:
         """Whether the worker can be asked at once."""
         return self._up is not None and self._up.done() and not self._up.cancelled() and not self._up.exception()
 
+    @property
+    def absent(self) -> bool:
+        """Whether the worker can't be asked, and need not be."""
+        return not self.up and self._spare()
+
     async def worker(self) -> Actor:
-        """The worker of this place, once its engine is open. Raises `RunFailed` where it can't be opened."""
-        assert self._up is not None, "open() comes first"
-        return await asyncio.shield(self._up)  # others wait for it too
+        """The worker of this place, once its engine is open. Raises `RunFailed` where two in a row can't."""
+        return await asyncio.shield(self.opening)  # others wait for it too
 
     async def ask(self, method: str, *args: Any) -> Any:
-        """The answer of whoever holds the place: a worker that dies or stalls is replaced, and the fresh one asked."""
-        while True:
+        """The answer of whoever holds the place: a worker that dies or stalls is replaced, and the fresh one asked.
+
+        None where it is absent.
+        """
+        while not self.absent:
             actor = await self.worker()
             try:
                 return await call(actor, method, *args, timeout_s=self.timeout_s)
             except (Died, Stalled) as error:
                 self.replace(actor, error)
+        return None
 
-    async def load(self, weights: Any) -> int:
+    async def load(self, weights: Any) -> int | None:
         """Have the weights (a reference to `Published`) loaded, now and by every worker to come.
 
-        Answers with the version that the worker then holding the place says it has.
+        Answers with the version that the worker then holding the place says it has; None where it is absent.
         """
         self._weights = weights
         return await self.ask("load", weights)
@@ -111,7 +130,7 @@ class Place:
 
     def _fresh(self, error: Died | Stalled) -> None:
         kill(self.actor)
-        if self._fruitless == RESTARTS:
+        if self._fruitless >= RESTARTS and not self._spare():
             raise RunFailed(f"{self.name} was replaced {RESTARTS} times in a row and finished nothing; now: {error}")
         self._fruitless += 1
         self.restarted(str(error))
@@ -119,19 +138,32 @@ class Place:
 
     async def _made(self) -> Actor:
         """The worker with its engine open and the current weights; a fresh one where this one could not."""
-        try:
-            return await self._opened()
-        except (Died, Stalled) as error:
-            self._fresh(error)
-        try:
-            return await self._opened()
-        except (Died, Stalled) as error:
-            raise RunFailed(f"{self.name} could not be opened twice in a row: {error}") from error
+        tried = 0
+        while True:
+            try:
+                return await self._opened()
+            except (Died, Stalled) as error:
+                if tried and not self._spare():
+                    raise RunFailed(f"{self.name} could not be opened twice in a row: {error}") from error
+                self._fresh(error)
+            tried += 1
+            if self._spare():
+                await asyncio.sleep(PATIENCE_S)
 
     async def _opened(self) -> Actor:
-        actor = self.actor
-        await ready(actor, self.timeout_s)
+        actor, loaded = self.actor, None
+        await self._there(actor)
         await call(actor, "open", *self._engine, timeout_s=self.timeout_s)
-        if self._weights is not None:
-            await call(actor, "load", self._weights, timeout_s=self.timeout_s)
+        while self._weights is not loaded:  # others may be given newer ones meanwhile
+            loaded = self._weights
+            await call(actor, "load", loaded, timeout_s=self.timeout_s)
         return actor
+
+    async def _there(self, actor: Actor) -> None:
+        """Returns when the process answers; a spare one may wait for its room as long as it takes."""
+        while True:
+            try:
+                return await ready(actor, self.timeout_s)
+            except Stalled:
+                if not self._spare():
+                    raise

@@ -9,6 +9,9 @@
 A sample's random stream depends on (seed, group, index) alone: whoever writes it, it comes out the same, up to the
 rounding of another batch and to the weights that are then held. A worker that still answers ends the run with what
 it raised: its engine broke, and would again.
+
+A pool that does with fewer workers than it has places (`least`) starts with those, loses nodes and takes in new ones:
+a wave goes to the workers that are there, and who comes later opens its engine with the weights last published.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,6 +49,7 @@ class RolloutPool:
 
     start     starts them where they are to sit (see `workers.placement`)
     module    what their engines are imported from
+    least     as many must be there; the others come when there is room for them
     restarts  one line for each worker that had to be replaced so far: who it was, and why
     """
 
@@ -55,8 +60,11 @@ class RolloutPool:
         timeout_s: float,
         start: Callable[..., Actor] = start_actor,
         module: str = TORCH,
+        least: int | None = None,
     ):
         self.workers, self.cpus, self.timeout_s = workers, cpus, timeout_s
+        self.least = least or workers
+        self._begun = False
         self._start_actor, self._module = start, module
         self.restarts: list[str] = []
         self._places: list[Place] = []
@@ -67,20 +75,46 @@ class RolloutPool:
         return [place.actor for place in self._places]
 
     async def start(self) -> None:
-        """Returns when every worker answers. Raises `RunFailed` with the name of the one that does not."""
-        names = [f"rollout-{i}" for i in range(self.workers)]
+        """Returns when the first `least` workers answer. Raises `RunFailed` with the name of the one that does not."""
         rest = (self.cpus, self.timeout_s, self.restarts.append, self._start_actor, self._module)
-        self._places = [Place(name, *rest) for name in names]
-        await asyncio.gather(*(place.ready() for place in self._places))
+        self._places = [Place(f"rollout-{i}", *rest, partial(self._spare, i)) for i in range(self.workers)]
+        await asyncio.gather(*(place.ready() for place in self._places[: self.least]))
+
+    def present(self) -> int:
+        """How many workers are up."""
+        return sum(place.up for place in self._places)
+
+    def _suffice(self) -> bool:
+        """Whether those that are up are as many as there must be."""
+        return self.present() >= self.least
+
+    def _spare(self, i: int) -> bool:
+        """Whether the pool can do without place `i`: until the run has begun, without the last ones."""
+        return self._suffice() if self._begun else i >= self.least
+
+    async def _present(self) -> Sequence[Place]:
+        """Who is dealt to: everyone, or those that are up where the pool does with fewer; waits for as many."""
+        if self.least == self.workers:
+            return self._places
+        while not self._suffice():
+            down = [place for place in self._places if not place.up]
+            await asyncio.wait([place.opening for place in down], return_when=asyncio.FIRST_COMPLETED)
+            for place in down:
+                if place.opening.done():
+                    place.opening.result()
+        return [place for place in self._places if place.up]
 
     async def open(self, model_path: str, make_engine: MakeEngine) -> None:
         """Make every worker's engine; `make_engine` is called in the workers."""
-        await asyncio.gather(*(place.open(model_path, make_engine) for place in self._places))
+        opening = [place.open(model_path, make_engine) for place in self._places]
+        await asyncio.gather(*map(asyncio.shield, opening[: self.least]))
+        self._begun = True
 
     async def render(self, tasks: Sequence[Task]) -> list[tuple[np.ndarray, np.ndarray]]:
         """See `Rollouts.render`."""
         pairs = [(task.messages, task.demonstration or "") for task in tasks]
-        return await self._places[0].ask("render", pairs)
+        first = next((place for place in self._places if place.up), self._places[0])
+        return await first.ask("render", pairs)
 
     async def step_ends(self, answers: Sequence[tuple[np.ndarray, Sequence[int]]]) -> list[np.ndarray]:
         """See `Rollouts.step_ends`."""
@@ -99,12 +133,13 @@ class RolloutPool:
             pumps.update(asyncio.create_task(_pump(place, share, results)) for place, share in shares if share)
 
         missing = {request.group_id for request in wave}
-        deal(wave, self._places)
+        deal(wave, await self._present())
         try:
             while missing:
                 match await results.get():
                     case _Lost(place, requests):
-                        deal(requests, [other for other in self._places if other.up] or [place])
+                        others = [other for other in self._places if other.up]
+                        deal(requests, others or ([place] if self.least == self.workers else await self._present()))
                     case Generated() as generated:
                         missing -= {group.id for group in generated.groups}
                         yield generated
@@ -119,7 +154,8 @@ class RolloutPool:
 
         A worker that dies or stalls over it is replaced; so every worker there is, or comes later, holds them.
         """
-        return await asyncio.gather(*(place.load(weights) for place in self._places))
+        held = await asyncio.gather(*(place.load(weights) for place in self._places))
+        return [version for version in held if version is not None]
 
     async def sleep(self) -> None:
         """Every engine gives its device's memory back, until it is given weights again (see `workers.turns`)."""
@@ -133,6 +169,8 @@ async def _pump(place: Place, share: Sequence[Request], results: asyncio.Queue[_
     """Have one worker write these groups; what it lost, or the error it raised, comes last."""
     left = {request.group_id: request for request in share}
     try:
+        if place.absent:
+            return results.put_nowait(_Lost(place, list(share)))
         actor = await place.worker()
         try:
             async for item in stream(actor, "run", Wave(tuple(share)), timeout_s=place.timeout_s):

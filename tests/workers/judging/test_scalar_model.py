@@ -19,6 +19,8 @@ from transformers import (
 
 from rewards.declared import Passage, ScalarModel
 from rewards.errors import Refused
+from rewards.panel import Panel, Seat
+from rewards.sources.scalar import Scalar
 from rewards.types import Message
 from workers.judging.live import LiveToolbox
 from workers.judging.scalar_model import ScalarJudge, ScalarReader
@@ -136,6 +138,9 @@ def test_another_head_than_expected_is_refused(tmp_path):
     path = tiny.make_scalar(tmp_path, labels=2)
     with pytest.raises(Refused, match="its head has 2 labels, expected 1; a reward model has one"):
         ScalarJudge(ScalarModel(path))
+    panel = Panel((Seat("rm", Scalar(ScalarModel(path))),))
+    with pytest.raises(Refused, match=r"reward source 'rm': model .* its head has 2 labels"):
+        asyncio.run(LiveToolbox(1).warm(panel))
     with pytest.raises(Refused, match=r"weights missing .*expected a reward model"):
         ScalarJudge(ScalarModel(tiny.make(tmp_path / "policy"), labels=2))
     with pytest.raises(Refused, match="did you mean 'scalar'"):
