@@ -84,9 +84,14 @@ def test_a_judge_of_pairs_and_a_scalar_add_up_by_their_weights():
 
 
 def test_a_kl_in_the_reward_is_taken_from_a_rollout_before_it_is_compared():
-    """Of 0.5 * k1, by token: 0.5 * (1 + 1) = 1 from the first, nothing from the second."""
-    group = [replace(s, scores={**s.scores, "exact": Score(3.0)}, reward=3.0) for s in judged([{}, {}])]
+    """Of 0.5 * k1, by token: 0.5 * (1 + 1) = 1 from the first, nothing from the others; so 3, 1, 0 become 2, 1, 0."""
+    values = (3.0, 1.0, 0.0)
+    group = [
+        replace(s, scores={**s.scores, "exact": Score(v)}, reward=v)
+        for s, v in zip(judged([{}, {}, {}]), values, strict=True)
+    ]
     near = np.array([-1.0, -1.0], np.float32)
-    signals = [Signals(near, near - 1), Signals(near, near)]
+    signals = [Signals(near, near - 1), Signals(near, near), Signals(near, near)]
     found, _ = Pairwise(kl_coefficient=0.5, kl_estimator="k1", kl_in="reward").credit(group, signals)
-    np.testing.assert_allclose([c.advantage[0] for c in found], brute([[0, -1], [1, 0]]), rtol=1e-5)
+    expected = brute([[0, 1, 2], [-1, 0, 1], [-2, -1, 0]])
+    np.testing.assert_allclose([c.advantage[0] for c in found], expected, rtol=1e-5, atol=1e-7)
