@@ -179,6 +179,37 @@ def serve(
 
 
 @app.command()
+def audit(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A run's YAML, or one that holds `rewards` alone.")],
+    overrides: Overrides = None,
+    data: Annotated[Path, typer.Option(help="Labelled answers: JSONL or JSON.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path | None, typer.Option(help="Where the cards go; default audits/NAME-DATE-TIME.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask CONFIG's reward sources about labelled answers; write their report cards."""
+    from pipeline.config import load_rewards
+    from pipeline.lab.audit import audit as examine
+    from pipeline.lab.audit import write_audit
+    from pipeline.lab.labelled import read_labelled
+    from pipeline.rundir import default_dir
+
+    console = _console(as_json)
+    rewards = load_rewards(config, overrides or [])
+    rows = read_labelled(data)
+    with console.status(f"asking about {len(rows):,} tasks"):
+        cards = examine(rewards, rows)
+    page = write_audit(out or Path("audits") / default_dir(config).name, data, config, cards)
+    for name, card in cards.items():
+        right = f"{card['pairs']['value']:.1%} of {card['pairs']['n']:,} pairs right" if card["pairs"] else "no pairs"
+        console.print(f"[bold]{name}[/]  {right}, {card['failed']['value']:.1%} failed")
+        for warning in card["warnings"]:
+            console.print(f"  [yellow]warning[/] {warning['text']}", soft_wrap=True)
+    console.print(f"report  {page}", soft_wrap=True)
+    if as_json:
+        print(json.dumps(cards))
+
+
+@app.command()
 def schema() -> None:
     """Print the config's JSON schema, for editors."""
     from pipeline.config import schema as config_schema

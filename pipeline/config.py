@@ -34,7 +34,7 @@ from pipeline.sections import (
 )
 from pipeline.stage_kinds import EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage, TrainStage
 from pipeline.yaml_files import override, read_yaml
-from rewards.errors import nearest
+from rewards.errors import Refused, nearest
 
 __all__ = [
     "Config",
@@ -50,6 +50,7 @@ __all__ = [
     "SftStage",
     "TrainStage",
     "load_config",
+    "load_rewards",
     "parse_config",
     "schema",
 ]
@@ -243,6 +244,26 @@ def parse_config(data: dict[str, Any], where: str) -> Config:
         return Config.model_validate(resolved)
     except ValidationError as error:
         raise refusal(error, resolved, where, _INHERITED) from None
+
+
+def load_rewards(path: Path, overrides: Sequence[str] = ()) -> Rewards:
+    """The rewards of a run's config, its own or else the first stage's that has some; or of a file of `rewards` alone.
+
+    Raises `Refused` where there are none.
+    """
+    data = read_yaml(path)
+    override(data, overrides)
+    if "stages" not in data and "rewards" in data:
+        try:
+            return Rewards.model_validate(data["rewards"])
+        except ValidationError as error:
+            raise refusal(error, data["rewards"], f"{path}: rewards") from None
+    config = parse_config(data, str(path))
+    found = [config.rewards, *(getattr(stage, "rewards", None) for stage in config.stages.values())]
+    rewards = next((one for one in found if one is not None), None)
+    if rewards is None:
+        raise Refused(f"{path}: no `rewards`, at the top or in a stage; expected sources to audit")
+    return rewards
 
 
 def schema() -> dict[str, Any]:
