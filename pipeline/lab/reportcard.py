@@ -193,7 +193,7 @@ def warnings(found: dict[str, Any]) -> list[Warned]:
         bias = found[name]
         if bias and bias["p"] < LEVEL:
             side = what if bias["r"] > 0 else f"less {what.replace('longer', 'long').removeprefix('more ')}"
-            text = f"prefers {side} answers of equal label: partial correlation {bias['r']:+.2f}, p {bias['p']:.1g}"
+            text = f"prefers {side} answers of equal label: partial correlation {bias['r']:+.2f}, p {bias['p']:.0e}"
             out.append(Warned(name, text, LEVEL, "without such a preference"))
     failed = found["failed"]
     if failed and _above(round(failed["value"] * failed["n"]), failed["n"], 0.05, LEVEL):
