@@ -273,10 +273,8 @@ class Rewards(Pool):
             name, seat = rewarding[0]
             apart = {*AskedKnobs.model_fields, *SeatKnobs.model_fields, *GoldKnobs.model_fields}
             if seat.model_dump(exclude=apart) == self.gold.model_dump(exclude=apart):
-                raise ValueError(
-                    f"gold: equal to the source {name!r}, which alone is the reward: there is nothing to compare; "
-                    "expected another source, or noise on that one"
-                )
+                said = f"equal to the source {name!r}, which alone is the reward: there is nothing to compare"
+                raise ValueError(f"gold: {said}; expected another source, or noise on that one")
         return self
 
     @model_validator(mode="after")
