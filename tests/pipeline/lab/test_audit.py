@@ -28,7 +28,7 @@ def test_the_formats_that_are_read(tmp_path):
     bench, matrix, dialogue, own = read_labelled(file(tmp_path, rows))
     assert (bench.task.id, bench.texts, bench.labels, bench.subset) == ("7", ("good", "bad"), (1.0, 0.0), "chat")
     assert (matrix.texts, matrix.labels, matrix.subset) == (("g1", "g2", "b1", "b2"), (1, 1, 0, 0), "code")
-    assert dialogue.texts == ("yes", "no") and dialogue.task.messages[0].content.endswith("Assistant:")
+    assert dialogue.texts == (" yes", " no") and dialogue.task.messages[0].content.endswith("Assistant:")
     assert (own.texts, own.labels, own.task.reference) == (("a",), (1.0,), "r")
     (tmp_path / "a.json").write_text(json.dumps(rows[:2]))
     assert len(read_labelled(tmp_path / "a.json")) == 2
