@@ -6,11 +6,23 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from rewards.compose.constrained import Constrained
+from rewards.compose.ensemble import Ensemble
+from rewards.compose.fusion import Fusion
+from rewards.compose.gated import Gated
+from rewards.compose.hierarchical import Hierarchical
+from rewards.compose.hybrid import Hybrid
 from rewards.compose.weighted import Weighted
 from rewards.errors import Refused, nearest
 from rewards.imports import load
+from rewards.shaping.budget import Budget
 from rewards.shaping.clip import Clip
 from rewards.shaping.delta import Delta
+from rewards.shaping.exploration import Exploration
+from rewards.shaping.normalise import BatchNormalise, GroupNormalise, RunningNormalise
+from rewards.shaping.overlong import Overlong
+from rewards.shaping.pattern import Calibrate, Pattern
+from rewards.shaping.repetition import Repetition
 from rewards.sources.exact import Exact
 from rewards.sources.function import style
 from rewards.sources.generative import Generative
@@ -39,11 +51,26 @@ SOURCES: dict[str, type] = {
 # How the sources' values become one reward.
 COMBINERS: dict[str, type] = {
     "weighted": Weighted,
+    "hierarchical": Hierarchical,
+    "gated": Gated,
+    "hybrid": Hybrid,
+    "ensemble": Ensemble,
+    "constrained": Constrained,
+    "fusion": Fusion,
 }
 # What is done to a reward, or to step rewards, afterwards.
 SHAPERS: dict[str, type] = {
     "clip": Clip,
     "delta": Delta,
+    "overlong": Overlong,
+    "budget": Budget,
+    "repetition": Repetition,
+    "exploration": Exploration,
+    "pattern": Pattern,
+    "calibrate": Calibrate,
+    "group_normalise": GroupNormalise,
+    "batch_normalise": BatchNormalise,
+    "running_normalise": RunningNormalise,
 }
 
 

@@ -90,14 +90,6 @@ def pairwise(wins: np.ndarray) -> np.ndarray:
     return wins.sum(axis=1) / n / np.sqrt(spread + 1e-6)
 
 
-def overlong(tokens: int, limit: int, buffer: int) -> float:
-    """The share of the buffer before `limit` that a response of so many tokens has used up, 0 to 1.
-
-    DAPO (arXiv 2503.14476), eq. 13, without its minus sign.
-    """
-    return min(max(tokens - (limit - buffer), 0) / buffer, 1.0)
-
-
 def kl(logp: Any, logp_ref: Any, estimator: KlEstimator) -> Any:
     """Per-token estimate of KL(pi || pi_ref) from tokens drawn from pi; arrays or tensors alike.
 

@@ -29,8 +29,9 @@ import numpy as np
 from annotated_types import Ge
 
 from pipeline.algorithms.correction import Correction
-from pipeline.algorithms.estimators import KlEstimator, kl, overlong, whiten
+from pipeline.algorithms.estimators import KlEstimator, kl, whiten
 from pipeline.algorithms.losses import ClippedSurrogate, KlPenalty
+from rewards.shaping.overlong import overlong
 from workers.ports import LossFn
 from workers.types import Credit, Needs, Sample, Signals
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -48,8 +48,3 @@ def with_steps(verdict: Verdict, steps: np.ndarray) -> Verdict:
 def with_reward(verdict: Verdict, reward: float) -> Verdict:
     """The verdict with another reward for the whole."""
     return replace(verdict, reward=float(reward))
-
-
-def totals(verdicts: Sequence[Verdict]) -> np.ndarray:
-    """f64[n]: what each of these judged rollouts is worth, its steps included."""
-    return np.array([verdict.total for verdict in verdicts], np.float64)

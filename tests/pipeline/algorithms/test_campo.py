@@ -9,13 +9,13 @@ import pytest
 from tiny import fresh
 
 from pipeline.algorithms import Campo
-from pipeline.algorithms.campo import repetition
 from pipeline.algorithms.estimators import group_relative
+from rewards.repetition import loop_share
 from workers.types import Sample, Signals
 
 
 def tokens(text):
-    return np.array([ord(c) for c in text], np.int32)
+    return [ord(c) for c in text]
 
 
 def brute(text):
@@ -44,7 +44,7 @@ def brute(text):
     ],
 )
 def test_by_hand(text, share):
-    assert repetition(tokens(text)) == pytest.approx(share)
+    assert loop_share(tokens(text)) == pytest.approx(share)
 
 
 def test_against_brute_force():
@@ -52,19 +52,19 @@ def test_against_brute_force():
     for _ in range(400):
         text = "".join(rng.choice(list("ab"), int(rng.integers(1, 25))))
         text += "".join(rng.choice(list("abc"), int(rng.integers(1, 7)))) * int(rng.integers(0, 5))
-        assert repetition(tokens(text)) == pytest.approx(brute(text))
+        assert loop_share(tokens(text)) == pytest.approx(brute(text))
 
 
 def test_the_earlier_the_loop_the_worse():
-    shares = [repetition(tokens("0123456789"[:start] + "ab" * 10)) for start in range(10)]
+    shares = [loop_share(tokens("0123456789"[:start] + "ab" * 10)) for start in range(10)]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > shares[-1]
 
 
 def test_a_long_response_takes_no_quadratic_time():
     start = time.perf_counter()
-    assert repetition(np.tile(np.arange(7, dtype=np.int32), 5000)) == 1.0
-    assert repetition(np.ones(30000, np.int32)) == 1.0
+    assert loop_share([*range(7)] * 5000) == 1.0
+    assert loop_share([1] * 30000) == 1.0
     assert time.perf_counter() - start < 5
 
 
@@ -72,7 +72,7 @@ def test_it_is_taken_from_the_reward_before_the_groups_mean():
     texts, prompt = ["abcd", "abab", "xaaa"], 2
     samples = []
     for i, text in enumerate(texts):
-        ids = np.concatenate([tokens("aa"), tokens(text)])  # the prompt's own loop is not the policy's
+        ids = np.array(tokens("aa") + tokens(text), np.int32)  # the prompt's own loop is not the policy's
         mask = np.arange(len(ids)) >= prompt
         samples.append(Sample(0, i, ids, mask, np.zeros(len(ids), np.float32), 1.0))
     found, _ = Campo().credit(samples, [Signals()] * 3)

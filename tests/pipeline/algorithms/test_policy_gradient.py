@@ -10,11 +10,12 @@ from tiny import fresh
 from pipeline.algorithms import ALGORITHMS, Campo, Cispo, Gdpo, Grpo, Gspo, Pairwise, ReinforcePlusPlus, ReMax, Rloo
 from pipeline.algorithms import StableReinforce as Stable
 from pipeline.algorithms.correction import Correction
-from pipeline.algorithms.estimators import overlong, without_outliers
+from pipeline.algorithms.estimators import without_outliers
 from pipeline.algorithms.losses import ClippedSurrogate, KlPenalty, SequenceSurrogate, WeightedLogProb
 from pipeline.algorithms.policy_gradient import PolicyGradient
 from pipeline.config import parse_config
 from rewards.errors import Refused
+from rewards.shaping.overlong import overlong
 from rewards.types import Score
 from workers.types import Needs, Sample, Signals
 
