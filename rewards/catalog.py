@@ -23,21 +23,35 @@ from rewards.shaping.normalise import BatchNormalise, GroupNormalise, RunningNor
 from rewards.shaping.overlong import Overlong
 from rewards.shaping.pattern import Calibrate, Pattern
 from rewards.shaping.repetition import Repetition
+from rewards.sources.code import Code
 from rewards.sources.exact import Exact
 from rewards.sources.function import style
 from rewards.sources.generative import Generative
+from rewards.sources.instructions import Instructions
 from rewards.sources.listwise import Listwise
 from rewards.sources.math import Math
+from rewards.sources.numeric import Numeric
 from rewards.sources.pairwise import PairwiseJudge
+<<<<<<< HEAD
 from rewards.sources.process import Process, StepJudge
 from rewards.sources.remote import Remote
+=======
+from rewards.sources.regex import Regex
+>>>>>>> 05c414b (wip)
 from rewards.sources.rubric import Rubric
 from rewards.sources.scalar import Scalar
+from rewards.sources.schema import Schema
+from rewards.sources.step_function import StepFunction
 from rewards.sources.tooled import Tooled
 
 SOURCES: dict[str, type] = {
     "exact": Exact,
     "math": Math,
+    "numeric": Numeric,
+    "regex": Regex,
+    "schema": Schema,
+    "instructions": Instructions,
+    "code": Code,
     "scalar": Scalar,
     "generative": Generative,
     "pairwise": PairwiseJudge,
@@ -47,6 +61,7 @@ SOURCES: dict[str, type] = {
     "step_judge": StepJudge,
     "remote": Remote,
     "tooled": Tooled,
+    "step_function": StepFunction,
 }
 # How the sources' values become one reward.
 COMBINERS: dict[str, type] = {

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from rewards.declared import ChatModel, Corpus, Passage, Reply, ScalarModel, Service
+from rewards.programs import Limits, Ran
 from rewards.types import Group, Message, Score, ScoredGroup, Task, Verdict
 
 
@@ -51,6 +52,14 @@ class Toolbox(Protocol):
 
     async def search(self, corpus: Corpus, query: str, k: int) -> list[str]:
         """The k passages that fit best (Okapi BM25), the best first; those without a word in common are left out."""
+        ...
+
+    async def execute(self, program: str, stdin: str, limits: Limits) -> Ran:
+        """Run a Python program that a stranger wrote, in a sandbox, with that input.
+
+        What a program does, ending badly included, is no error. A source that uses it says so:
+        `uses_sandbox: ClassVar[bool] = True`.
+        """
         ...
 
     async def post(self, service: Service, payload: Any) -> Any:

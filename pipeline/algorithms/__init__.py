@@ -19,6 +19,7 @@ from pipeline.algorithms.rloo import Rloo
 from pipeline.algorithms.sft import Sft
 from pipeline.algorithms.simpo import Simpo
 from pipeline.algorithms.stable_reinforce import StableReinforce
+from pipeline.algorithms.tp_grpo import TpGrpo
 
 ALGORITHMS: dict[str, type] = {
     "grpo": Grpo,
@@ -31,6 +32,7 @@ ALGORITHMS: dict[str, type] = {
     "pairwise": Pairwise,
     "stable_reinforce": StableReinforce,
     "campo": Campo,
+    "tp_grpo": TpGrpo,
     "ppo": Ppo,
     "online_dpo": OnlineDpo,
     "rejection": Rejection,
@@ -62,4 +64,5 @@ __all__ = [
     "Sft",
     "Simpo",
     "StableReinforce",
+    "TpGrpo",
 ]

@@ -92,6 +92,20 @@ class Awkward(Exception):
         super().__init__(f"{one} and {two}")
 
 
+def lengths(prompt, steps, reference):
+    """Of steps: each is worth its letters; misbehaves on request."""
+    match steps[0]:
+        case "bad,":
+            return [None, 1.0]
+        case "few,":
+            return [1.0]
+        case "text,":
+            return "high"
+        case "nan,":
+            return [math.nan, 1.0]
+    return [float(len(step)) for step in steps]
+
+
 def neither(answer, truth):
     return 0.0
 

@@ -11,10 +11,13 @@ import numpy as np
 from rewards.declared import ChatModel, Corpus, Passage, Reply, ScalarModel, Service, Unanswered, declared
 from rewards.errors import Refused
 from rewards.panel import Panel
+from rewards.programs import Limits, Ran
 from rewards.types import Message
 from workers.judging.chat import ChatClient
 from workers.judging.hosts import HostedReader, Spec, address_of
 from workers.judging.http import Http
+from workers.judging.sandbox import Sandbox
+from workers.judging.sandbox import check as check_sandbox
 from workers.judging.search import Index
 from workers.judging.toolbox import ProcessToolbox
 from workers.ray_actors import Actor
@@ -64,6 +67,10 @@ class LiveToolbox(ProcessToolbox):
         """See `Toolbox.search`."""
         return self._thing(corpus, Index).search(query, k)
 
+    async def execute(self, program: str, stdin: str, limits: Limits) -> Ran:
+        """See `Toolbox.execute`."""
+        return await self._thing(Sandbox, lambda _: Sandbox(self._processes)).run(program, stdin, limits)
+
     async def post(self, service: Service, payload: Any) -> Any:
         """See `Toolbox.post`."""
         return await self._thing(service, Http).ask("", payload)
@@ -76,6 +83,8 @@ class LiveToolbox(ProcessToolbox):
         """Load what takes long to load, so that no group waits for it. Raises `Refused`, with the source's name."""
         for seat in panel.seats:
             try:
+                if getattr(seat.source, "uses_sandbox", False):
+                    check_sandbox()
                 for spec in declared(seat.source):
                     if isinstance(spec, ScalarModel):
                         await self._thing(spec, self._reader).open()
