@@ -19,9 +19,18 @@ _SCRIPTS = {
     **dict.fromkeys(("ar", "fa", "ur"), "\u0600-\u06ff"),
     **dict.fromkeys(("hi", "mr", "ne"), "\u0900-\u097f"),
     **dict.fromkeys(("zh", "zh-cn", "zh-tw"), "\u4e00-\u9fff"),
-    "he": "\u0590-\u05ff", "el": "\u0370-\u03ff", "ko": "\uac00-\ud7af", "ja": "\u3040-\u30ff\u4e00-\u9fff",
-    "th": "\u0e00-\u0e7f", "bn": "\u0980-\u09ff", "pa": "\u0a00-\u0a7f", "gu": "\u0a80-\u0aff",
-    "ta": "\u0b80-\u0bff", "te": "\u0c00-\u0c7f", "kn": "\u0c80-\u0cff", "ml": "\u0d00-\u0d7f",
+    "he": "\u0590-\u05ff",
+    "el": "\u0370-\u03ff",
+    "ko": "\uac00-\ud7af",
+    "ja": "\u3040-\u30ff\u4e00-\u9fff",
+    "th": "\u0e00-\u0e7f",
+    "bn": "\u0980-\u09ff",
+    "pa": "\u0a00-\u0a7f",
+    "gu": "\u0a80-\u0aff",
+    "ta": "\u0b80-\u0bff",
+    "te": "\u0c00-\u0c7f",
+    "kn": "\u0c80-\u0cff",
+    "ml": "\u0d00-\u0d7f",
 }
 
 
