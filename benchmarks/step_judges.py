@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rewards.ports import Toolbox
 from rewards.steps import Steps, step_score
@@ -20,6 +21,8 @@ _STEPS = Steps(by="regex", at="[,.]", tail=False)
 @dataclass(frozen=True)
 class Equations:
     """1.0 for every equation that is true, 0.0 for every other step; the answer after the last dot is no step."""
+
+    judges_steps: ClassVar[bool] = True
 
     async def score(self, group: Group, tools: Toolbox) -> Sequence[Score]:
         return [step_score([holds(s) for s in _STEPS.texts(r.text)], _STEPS.ends(r.text)) for r in group.rollouts]

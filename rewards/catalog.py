@@ -32,12 +32,9 @@ from rewards.sources.listwise import Listwise
 from rewards.sources.math import Math
 from rewards.sources.numeric import Numeric
 from rewards.sources.pairwise import PairwiseJudge
-<<<<<<< HEAD
 from rewards.sources.process import Process, StepJudge
 from rewards.sources.remote import Remote
-=======
 from rewards.sources.regex import Regex
->>>>>>> 05c414b (wip)
 from rewards.sources.rubric import Rubric
 from rewards.sources.scalar import Scalar
 from rewards.sources.schema import Schema

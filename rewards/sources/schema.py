@@ -23,12 +23,12 @@ _BLOCK = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 class Schema:
     """1.0 for an answer that is JSON and fits the schema, else 0.0. Of fenced blocks the last one is the answer.
 
-    schema      JSON Schema, draft 2020-12; without one the task's own is used
-    column      the task's column that holds it, as text or as a section
-    gold, foil  an answer it must accept and one it must not, for the self-check
+    json_schema  JSON Schema, draft 2020-12; without one the task's own is used
+    column       the task's column that holds it, as text or as a section
+    gold, foil   an answer it must accept and one it must not, for the self-check
     """
 
-    schema: dict[str, Any] = field(default_factory=dict)
+    json_schema: dict[str, Any] = field(default_factory=dict)
     column: str = "schema"
     gold: str | None = None
     foil: str | None = None
@@ -38,13 +38,13 @@ class Schema:
     def __post_init__(self) -> None:
         """Raises `ValueError` for a schema that is none."""
         try:
-            Draft202012Validator.check_schema(self.schema)
+            Draft202012Validator.check_schema(self.json_schema)
         except SchemaError as error:
-            raise ValueError(f"schema: {error.json_path}: {one_line(error.message)}") from None
+            raise ValueError(f"json_schema: {error.json_path}: {one_line(error.message)}") from None
 
     async def score(self, group: Group, tools: Toolbox) -> Sequence[Score]:
         """One score per rollout; abstains where the task should bring its schema and does not."""
-        text = json.dumps(self.schema) if self.schema else self._own(group.task)
+        text = json.dumps(self.json_schema) if self.json_schema else self._own(group.task)
         if text is None:
             return [abstained(f"task {group.task.id!r} has no column {self.column!r}")] * len(group.rollouts)
         try:

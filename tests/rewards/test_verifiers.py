@@ -106,7 +106,7 @@ def test_schema(make_group):
     assert told(score(Schema(), make_group(["5"], meta={"schema": {"type": "integre"}}))) == ["abstained"]
     assert told(score(Schema(), make_group(["[" * 100_000]))) == ["abstained"]
     assert told(score(Schema(PERSON), make_group(["[" * 100_000]))) == [0]
-    with pytest.raises(ValueError, match=r"schema: \$\.type: 'integre' is not valid"):
+    with pytest.raises(ValueError, match=r"json_schema: \$\.type: 'integre' is not valid"):
         Schema({"type": "integre"})
 
 

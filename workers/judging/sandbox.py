@@ -129,11 +129,9 @@ class Sandbox:
                 _feed(process, stdin),
             )
             await process.wait()
-        except BaseException:
-            _kill(process)
-            raise
         finally:
             clock.cancel()
+            _kill(process)  # where it was cancelled
         status = process.returncode or 0
         status = 128 - status if status < 0 else status
         why = stopped[0] if stopped else "time" if status in (SIGXCPU, SIGKILL) else None
