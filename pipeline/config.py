@@ -210,6 +210,7 @@ def schema() -> dict[str, Any]:
     for stage in KINDS.values():
         section = out["$defs"][stage.__name__]
         section["required"] = [key for key in section["required"] if key not in _SHARED]
+    out["$defs"]["Rewards"]["required"].remove("sources")  # a stage may change what is done with the run's own sources
     return out
 
 
