@@ -33,8 +33,8 @@ from rewards.sources.math import Math
 from rewards.sources.numeric import Numeric
 from rewards.sources.pairwise import PairwiseJudge
 from rewards.sources.process import Process, StepJudge
-from rewards.sources.remote import Remote
 from rewards.sources.regex import Regex
+from rewards.sources.remote import Remote
 from rewards.sources.rubric import Rubric
 from rewards.sources.scalar import Scalar
 from rewards.sources.schema import Schema
