@@ -78,5 +78,5 @@ class StepFunction:
 
 def _call(function: Callable[..., Any], prompt: str, steps: list[list[str]], reference: str | None) -> list[Any]:
     """Runs in the helper; answers without a step are not shown to the function."""
-    answers = [function(prompt, one, reference) if one else [] for one in steps]
+    answers: list[Any] = [function(prompt, one, reference) if one else [] for one in steps]
     return [answer.tolist() if hasattr(answer, "tolist") else answer for answer in answers]
