@@ -91,6 +91,18 @@ class RlStage(TrainStage):
                 raise ValueError(f"rewards.shape: with algorithm {kind}, which takes the sources' scores by themselves")
         return self
 
+    @model_validator(mode="after")
+    def _by_source(self) -> RlStage:
+        """Two algorithms take each source's scores for themselves."""
+        kind = self.algorithm.kind
+        if kind in ("gdpo", "pairwise"):
+            if self.rewards.combine.kind != "weighted":
+                found = f"rewards.combine: {self.rewards.combine.kind} with algorithm {kind}"
+                raise ValueError(f"{found}, which takes the sources' scores by themselves; expected weighted")
+            if self.rewards.shape:
+                raise ValueError(f"rewards.shape: with algorithm {kind}, which takes the sources' scores by themselves")
+        return self
+
 
 class PreferenceStage(TrainStage):
     """Learning from pairs on file: which of two answers is better (or, with kto, from single answers, good or bad)."""

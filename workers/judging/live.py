@@ -85,6 +85,8 @@ class LiveToolbox(ProcessToolbox):
             if getattr(seat.source, "uses_sandbox", False):
                 check_sandbox()
             try:
+                if getattr(seat.source, "uses_sandbox", False):
+                    check_sandbox()
                 for spec in declared(seat.source):
                     if isinstance(spec, ScalarModel):
                         await self._thing(spec, self._reader).open()
