@@ -29,7 +29,7 @@ def put_on(model: PreTrainedModel, spec: Lora) -> PreTrainedModel:
     """Both adapters, alike, drawn the same way every time; all else is frozen. Raises `Refused` for unknown targets."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # That there are two adapters, and that a Conv1D holds its matrix the other way round.
-        warnings.filterwarnings("ignore", category=UserWarning, module="peft")
+        warnings.simplefilter("ignore", UserWarning)
         for name in (LEARNS, REFERENCE):
             torch.manual_seed(0)
             try:
