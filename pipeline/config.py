@@ -18,20 +18,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.knobs import Knobs
 from pipeline.refusals import refusal
-from pipeline.sections import (
-    Checkpoints,
-    Cluster,
-    Data,
-    Learner,
-    Model,
-    Optimizer,
-    Rewards,
-    Rollout,
-    Sampling,
-    SeatKnobs,
-    Serve,
-    Tracking,
-)
+from pipeline.reward_sections import Rewards, SeatKnobs
+from pipeline.sections import Checkpoints, Cluster, Data, Learner, Model, Optimizer, Rollout, Sampling, Serve, Tracking
 from pipeline.stage_kinds import EvaluateStage, PreferenceStage, RewardModelStage, RlStage, SftStage, TrainStage
 from pipeline.yaml_files import override, read_yaml
 from rewards.errors import Refused, nearest
@@ -162,15 +150,8 @@ class Config(Knobs):
     @model_validator(mode="after")
     def _learner(self) -> Config:
         learner = self.learner
-        if learner.gpus > 1:
-            raise ValueError(f"learner.gpus: {learner.gpus}, expected 0 or 1 for each of learner.ranks")
         if learner.engine == "torch":
-            for key, given in (("zero_stage", learner.zero_stage is not None), ("offload", learner.offload)):
-                if given:
-                    raise ValueError(f"learner.{key}: is DeepSpeed's, expected none or learner.engine: deepspeed")
             return self
-        if learner.offload and learner.zero_stage == 0:
-            raise ValueError("learner.offload: zero_stage 0 splits nothing off to be moved, expected stage 1, 2 or 3")
         if self.cluster.placement == "shared" and learner.gpus and not learner.offload:
             raise ValueError(
                 "learner.offload: false with cluster.placement: shared, where DeepSpeed's moments can't leave the GPU "

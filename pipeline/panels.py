@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pipeline.config import Config, Rewards, RlStage, SeatKnobs
 from pipeline.knobs import PlugKnobs, knobs_from
 from pipeline.refusals import refusal
-from pipeline.sections import AskedKnobs, OwnKnobs
+from pipeline.reward_sections import AskedKnobs, OwnKnobs
 from pipeline.shaping import shapers_of
 from pipeline.stage_kinds import judged_by
 from pipeline.streams import key

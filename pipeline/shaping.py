@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.sections import Rewards
+from pipeline.reward_sections import Rewards
 from rewards.ports import OverSteps, StepOf
 from rewards.shaping.chain import changed, shape
 from rewards.types import ScoredGroup

@@ -9,7 +9,8 @@ from pydantic import model_validator
 
 from pipeline.algorithms import PREFERENCE, REWARD_MODELS
 from pipeline.knobs import Knobs
-from pipeline.sections import AlgorithmKnobs, Count, Data, Optimizer, Positive, Rewards, Sampling, one_of
+from pipeline.reward_sections import Rewards
+from pipeline.sections import AlgorithmKnobs, Count, Data, Optimizer, Positive, Sampling, one_of
 
 if TYPE_CHECKING:
     PreferenceKnobs = RewardModelKnobs = Any
@@ -77,18 +78,6 @@ class RlStage(TrainStage):
             raise ValueError("stop_at_peak: there is no gold score to follow, expected rewards.gold")
         if self.stop_at_peak is not None and self.stop_at_peak.window > self.steps:
             raise ValueError(f"stop_at_peak.window: {self.stop_at_peak.window}, expected at most steps: {self.steps}")
-        return self
-
-    @model_validator(mode="after")
-    def _by_source(self) -> RlStage:
-        """Two algorithms take each source's scores for themselves."""
-        kind = self.algorithm.kind
-        if kind in ("gdpo", "pairwise"):
-            if self.rewards.combine.kind != "weighted":
-                found = f"rewards.combine: {self.rewards.combine.kind} with algorithm {kind}"
-                raise ValueError(f"{found}, which takes the sources' scores by themselves; expected weighted")
-            if self.rewards.shape:
-                raise ValueError(f"rewards.shape: with algorithm {kind}, which takes the sources' scores by themselves")
         return self
 
     @model_validator(mode="after")

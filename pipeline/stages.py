@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,71 +27,16 @@ from pipeline.noise import noise_metrics
 from pipeline.panels import judges_steps
 from pipeline.peak import PeakRule, whole
 from pipeline.producer import Producer
-from pipeline.progress import Progress
-from pipeline.rundir import evaluation_rows, sample_rows
+from pipeline.recorder import Recorder
+from pipeline.rundir import evaluation_rows
 from pipeline.shaping import Shaping, shaping_of
 from pipeline.stage_kinds import judged_by
-from pipeline.stores.ports import RunStore
 from pipeline.tasks import Order, TaskSets
 from rewards.types import Task
 from workers.types import Scalar
 
 # Evaluations are read more closely than any one training step.
 EVALUATION_SAMPLES = 64
-
-
-@dataclass
-class Recorder:
-    """Where a stage's numbers go, and who hears that a step is done (for the next checkpoint).
-
-    restarts  the rollout workers' list of who was replaced and why; it grows, and its first `told` lines are on file
-    workers   how many rollout workers are up
-    steps     how many the stage in hand has taken
-    memory    what the stage carries from step to step; checkpoints keep it
-    """
-
-    config: Config
-    store: RunStore
-    progress: Progress
-    stepped: Callable[[str, int, list[str | None], dict[str, float]], Awaitable[float]]
-    last: dict[str, float]
-    restarts: Sequence[str]
-    workers: Callable[[], int]
-    told: int = 0
-    steps: int = 0
-    memory: dict[str, float] = field(default_factory=dict)
-
-    async def step(
-        self,
-        stage: str,
-        budget: FailureBudget | None,
-        gap: GapRule | None,
-        step: int,
-        batch: Batch,
-        metrics: dict[str, float],
-    ) -> float:
-        """After each step of a stage that learns; the seconds a checkpoint took."""
-        replaced = self.replaced(stage)
-        if budget is not None:
-            metrics = {**metrics, "rollout/restarts": float(replaced), "rollout/workers": float(self.workers())}
-        self.last, self.steps = metrics, step + 1
-        self.store.metrics(stage, step, metrics)
-        rows = sample_rows(stage, step, batch.groups, self.config.tracking.samples_per_step)
-        if rows:
-            self.store.samples(rows)
-        self.progress.step(step, metrics)
-        if gap and (warning := gap.check(step, metrics)):
-            self.store.event("warning", warning, stage)
-            self.progress.note(f"{stage}: {warning}")
-        return await self.stepped(stage, step + 1, list(budget.reasons) if budget else [], dict(self.memory))
-
-    def replaced(self, stage: str) -> int:
-        """How many rollout workers were replaced since it was last asked; each is an event of the run."""
-        lines = self.restarts[self.told :]
-        for line in lines:
-            self.store.event("rollout_restarted", f"{line}; a fresh worker took its name", stage)
-        self.told += len(lines)
-        return len(lines)
 
 
 @dataclass(frozen=True)
