@@ -69,7 +69,7 @@ def test_memory_counts_the_reference_that_gold_needs():
     from types import SimpleNamespace
 
     class Sizes(SimpleNamespace):
-        parameters, vocabulary, layers, hidden, intermediate, kv_width = 1000, 20, 2, 8, 16, 8
+        parameters, vocabulary, layers, hidden, intermediate, kv_width, query_width = 1000, 20, 2, 8, 16, 8, 8
 
     def learner(rewards):
         made = config(rewards, algorithm={"kind": "grpo"})
