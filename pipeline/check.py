@@ -222,7 +222,8 @@ def _check_critics(config: Config, renderer: Renderer | Estimated) -> None:
                 vocabulary = load_tokenizer(critic.start).get_vocab()
             except Refused as error:
                 raise Refused(f"{where}: {error}") from error
-            if vocabulary != renderer.tokenizer.get_vocab():
+            # A tokenizer that is only estimated has no vocabulary to compare.
+            if not isinstance(renderer, Estimated) and vocabulary != renderer.tokenizer.get_vocab():
                 raise Refused(
                     f"{where}: the vocabulary of {critic.start!r} is not the policy's, expected a reward model that "
                     "reads the policy's tokens (one that an earlier stage makes does)"

@@ -15,7 +15,7 @@ from rewards.panel import Panel
 def learned_here(config: Config, rewards: Rewards) -> list[str]:
     """The stages whose reward models these rewards ask."""
     paths = [getattr(getattr(seat, "model", None), "path", None) for seat in rewards.sources.values()]
-    return [path for path in paths if isinstance(config.stages.get(str(path)), RewardModelStage)]
+    return [str(path) for path in paths if isinstance(config.stages.get(str(path)), RewardModelStage)]
 
 
 def located(panel: Panel, config: Config, run_dir: Path) -> Panel:
@@ -23,8 +23,9 @@ def located(panel: Panel, config: Config, run_dir: Path) -> Panel:
     made = _made(config)
     seats = []
     for seat in panel.seats:
-        found = {name: replace(m, path=str(run_dir / "stages" / m.path)) for name, m in _models(seat.source, made)}
-        seats.append(replace(seat, source=replace(seat.source, **found)) if found else seat)
+        source: Any = seat.source
+        found = {name: replace(m, path=str(run_dir / "stages" / m.path)) for name, m in _models(source, made)}
+        seats.append(replace(seat, source=replace(source, **found)) if found else seat)
     return replace(panel, seats=tuple(seats))
 
 

@@ -63,7 +63,7 @@ class DeepSpeedLearner(TorchLearner):
             join(invite("127.0.0.1", 1), 0, 1, device == "cuda", 600)
         if device == "cpu":
             # Else it would compile an exchange by shared memory at its first start, which only inference uses.
-            vars(deepspeed.ops)["__compatible_ops__"] = {}
+            setattr(deepspeed.ops, "__compatible_ops__", {})  # noqa: B010 - a name of theirs that only they spell so
         os.environ.setdefault("LOCAL_RANK", "0")  # each rank sees one device
         deepspeed.init_distributed(dist_backend=distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
         super().__init__(model_path, dtype, device, gradient_checkpointing, lora)

@@ -20,6 +20,7 @@ from workers.learner.holder import Holder
 from workers.learner.means import Mean, add_means
 from workers.learner.state import restore_learner, save_learner
 from workers.models import Lora
+from workers.models.decoder import Whole
 from workers.models.load import DTYPES, save_model
 from workers.ports import LossFn
 from workers.types import MicroBatch, Needs, Optimization, Plan, Published, Scalar, StepReport, Update
@@ -209,7 +210,8 @@ class TorchLearner(Holder):
             return published(self.policy, arrays_of(self.plain_tensors(), self.dtype), self.version, self.dtype)
         for _ in self.tensors(self.policy):
             pass
-        probe_logprobs(self.policy, probe_ids(self.policy.config.vocab_size), self.dtype)
+        ids = probe_ids(self.policy.config.vocab_size)
+        probe_logprobs(Whole(self.policy), ids, self.device, self.dtype)
         return None
 
     def save(self, directory: Path) -> None:

@@ -74,7 +74,7 @@ class _Drawn(torch.autograd.Function):
         return (
             into_hidden,
             None if into_weight is None else into_weight.to(weight.dtype),
-            None if into_bias is None else into_bias.to(bias.dtype),
+            None if into_bias is None or bias is None else into_bias.to(bias.dtype),
             None,
             None,
         )

@@ -54,7 +54,8 @@ class Holder:
             return model
         from workers.learner.lora import put_on  # peft takes a second to import
 
-        return put_on(model, self.lora).to(model.device)
+        adapted: Any = put_on(model, self.lora)
+        return adapted.to(model.device)
 
     def _bare(self) -> PreTrainedModel:
         device = self.device if self.ranks.of == 1 else torch.device("cpu")

@@ -74,7 +74,9 @@ def remember(model: PreTrainedModel) -> None:
 
 def merged(model: PreTrainedModel, spec: Lora, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """The model's whole tensors, by the names and with the values that they have without adapters."""
-    turned = {name for name, m in model.named_modules() if isinstance(m, LoraLayer) and m.fan_in_fan_out}
+    turned = {
+        name for name, m in model.named_modules() if isinstance(m, LoraLayer) and getattr(m, "fan_in_fan_out", False)
+    }
     base = a = torch.empty(0)
     for name, tensor in tensors:
         layer, _, rest = name.partition(".base_layer.")

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import distributed
+from torch.distributed.distributed_c10d import TCPStore
 
-_stores: list[distributed.TCPStore] = []  # the one that this process holds open for the others
+_stores: list[TCPStore] = []  # the one that this process holds open for the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,14 @@ class Ranks:
 
 def invite(host: str, of: int) -> tuple[str, int]:
     """Rank 0 opens the store that the others come to; where it is."""
-    _stores[:] = [distributed.TCPStore(host, 0, of, is_master=True, wait_for_workers=False)]
+    _stores[:] = [TCPStore(host, 0, of, is_master=True, wait_for_workers=False)]
     return host, _stores[0].port
 
 
 def join(address: tuple[str, int], number: int, of: int, cuda: bool, timeout_s: float) -> None:
     """Meet the other ranks: by gloo on the CPU, by NCCL on GPUs. Every exchange with them ends after `timeout_s`."""
     limit = timedelta(seconds=timeout_s)
-    store = _stores[0] if number == 0 else distributed.TCPStore(*address, of, is_master=False, timeout=limit)
+    store = _stores[0] if number == 0 else TCPStore(*address, of, is_master=False, timeout=limit)
     if cuda:
         torch.cuda.set_device(0)  # the only one that this process sees
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"

@@ -93,8 +93,8 @@ class _Part:
     def __init__(self, saved: Saved, prefix: str):
         self.saved, self.prefix = saved, prefix
 
-    def __contains__(self, key: object) -> bool:
-        return f"{self.prefix}{key}" in self.saved
+    def __contains__(self, name: object) -> bool:
+        return f"{self.prefix}{name}" in self.saved
 
-    def __getitem__(self, key: str) -> Tensor:
-        return self.saved[self.prefix + key]
+    def __getitem__(self, name: str) -> Tensor:
+        return self.saved[self.prefix + name]

@@ -129,7 +129,7 @@ class _Joined:
         return F.linear(x, self.weight, self.bias).split(self.sizes, -1)
 
 
-def _side_by_side(parameters: Sequence[nn.Parameter]) -> Tensor:
+def _side_by_side(parameters: Sequence[Tensor]) -> Tensor:
     joined = torch.cat([parameter.data for parameter in parameters])
     for parameter, part in zip(parameters, joined.split([len(p) for p in parameters]), strict=True):
         parameter.data = part
