@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import distributed
-from torch.distributed.distributed_c10d import TCPStore
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-_stores: list[TCPStore] = []  # the one that this process holds open for the others
+_stores: list[Any] = []  # the one that this process holds open for the others
 
 
 @dataclass(frozen=True, slots=True)
