@@ -94,7 +94,7 @@ def check(config: Config, spec: Spec | None = None, shape: Path | None = None) -
     check_engine(config)
     _check_judges(config)
     sizes, renderer = _shape(shape) if shape else _model(config, tasks)
-    _check_critics(config, renderer)
+    _check_critics(config, None if isinstance(renderer, Estimated) else renderer)
     _check_ranks(config)
     longest = {name: _longest(sets, renderer) for name, sets in tasks.items()}
     check_lengths(config, sizes.positions, longest)
@@ -210,8 +210,8 @@ def _shape(directory: Path) -> tuple[ModelSizes, Estimated]:
     return model_sizes(directory), Estimated()
 
 
-def _check_critics(config: Config, renderer: Renderer | Estimated) -> None:
-    """A critic that starts from a directory reads the policy's tokens."""
+def _check_critics(config: Config, renderer: Renderer | None) -> None:
+    """A critic that starts from a directory reads the policy's tokens, where those are at hand."""
     from workers.models.load import load_tokenizer
 
     for name, stage in config.stages.items():
@@ -222,8 +222,7 @@ def _check_critics(config: Config, renderer: Renderer | Estimated) -> None:
                 vocabulary = load_tokenizer(critic.start).get_vocab()
             except Refused as error:
                 raise Refused(f"{where}: {error}") from error
-            # A tokenizer that is only estimated has no vocabulary to compare.
-            if not isinstance(renderer, Estimated) and vocabulary != renderer.tokenizer.get_vocab():
+            if renderer and vocabulary != renderer.tokenizer.get_vocab():
                 raise Refused(
                     f"{where}: the vocabulary of {critic.start!r} is not the policy's, expected a reward model that "
                     "reads the policy's tokens (one that an earlier stage makes does)"

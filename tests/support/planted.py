@@ -37,6 +37,7 @@ FILES = {
     "ppo": ["test_ppo"],
     "policy_gradient": ["test_policy_gradient", "test_grpo", "test_advantages_against_verl", "test_step_rewards"],
     "grpo": ["test_grpo", "test_step_rewards", "test_advantages_against_verl"],
+    "tp_grpo": ["test_tp_grpo"],
     "rloo": ["test_advantages_against_verl"],
     "reinforce_plus_plus": ["test_advantages_against_verl"],
     "remax": ["test_advantages_against_verl"],
