@@ -150,6 +150,8 @@ class Config(Knobs):
     @model_validator(mode="after")
     def _learner(self) -> Config:
         learner = self.learner
+        if wrong := learner.contradiction():
+            raise ValueError(f"learner.{wrong}")
         if learner.engine == "torch":
             return self
         if self.cluster.placement == "shared" and learner.gpus and not learner.offload:

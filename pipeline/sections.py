@@ -169,16 +169,16 @@ class Learner(Optimizer, Seats):
     offload: bool = False
     """DeepSpeed's: AdamW's moments, and its work, on the host."""
 
-    @model_validator(mode="after")
-    def _told(self) -> Learner:
+    def contradiction(self) -> str | None:
+        """Which key excludes another, and what was expected."""
         if self.gpus > 1:
-            raise ValueError(f"gpus: {self.gpus}, expected 0 or 1 for each of learner.ranks")
+            return f"gpus: {self.gpus}, expected 0 or 1 for each of learner.ranks"
         for key, given in (("zero_stage", self.zero_stage is not None), ("offload", self.offload)):
             if given and self.engine == "torch":
-                raise ValueError(f"{key}: is DeepSpeed's, expected none or learner.engine: deepspeed")
+                return f"{key}: is DeepSpeed's, expected none or learner.engine: deepspeed"
         if self.offload and self.zero_stage == 0:
-            raise ValueError("offload: zero_stage 0 splits nothing off to be moved, expected stage 1, 2 or 3")
-        return self
+            return "offload: zero_stage 0 splits nothing off to be moved, expected stage 1, 2 or 3"
+        return None
 
     @property
     def splits(self) -> int:

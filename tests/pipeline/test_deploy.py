@@ -127,7 +127,7 @@ def test_what_the_schemas_do_not_know_is_found(crds, tiny):
 
 def test_pods_hold_what_sits_together():
     rollouts = [Ask(f"rollout-{i}", 4, 2, spare=i > 3) for i in range(6)]
-    placement = arrange(Ask("learner", 8, 1), rollouts, [Ask("judge-0", 0.5), Ask("judge-1", 0.5)], shared=False)
+    placement = arrange([Ask("learner", 8, 1)], rollouts, [Ask("judge-0", 0.5), Ask("judge-1", 0.5)], shared=False)
     pods = pods_of(placement, 4)
     assert pods == [
         Pod("learner", 8, 1),

@@ -16,7 +16,7 @@ BARE = Node("bare", {"CPU": 2})
 
 def run(rollouts=2, learner=1, judges=1, spread=False, gpu_type=None, spare=0):
     asks = [Ask(f"rollout-{i}", 1, 1, gpu_type, spread, i >= rollouts - spare) for i in range(rollouts)]
-    return arrange(Ask("learner", 2, learner), asks, [Ask(f"judge-{i}", 1) for i in range(judges)], shared=False)
+    return arrange([Ask("learner", 2, learner)], asks, [Ask(f"judge-{i}", 1) for i in range(judges)], shared=False)
 
 
 def test_what_fits_has_a_seat():
