@@ -83,7 +83,7 @@ def test_a_model_of_steps_is_held_to_answers_that_it_did_not_see(finished):
         assert 0 < found["baseline"] <= 1
         assert (finished / "stages" / name / "model.safetensors").exists()
     assert all(0 <= row["label/mean"] <= 1 for row in of(finished, "inferred") if "label/mean" in row)
-    assert all(row["learner/samples"] == 8 for row in of(finished, "labelled")[:-1])
+    assert all(row["learner/samples"] == 16 for row in of(finished, "labelled")[:-1]), "both answers of each pair"
 
 
 def test_the_reward_model_is_saved_and_the_policy_stays(finished):
