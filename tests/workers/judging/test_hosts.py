@@ -1,4 +1,4 @@
-"""Judges' models in processes of their own: real Ray actors, real scalar models, a real vLLM server of a tiny model."""
+"""Judges' models in processes of their own: real Ray actors and real scalar models."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import pytest
 import tiny
 
 from rewards.declared import ChatModel, Passage, ScalarModel, Service
-from rewards.errors import Refused, RunFailed
+from rewards.errors import Refused
 from rewards.panel import Panel, Seat
 from rewards.sources.exact import Exact
 from rewards.sources.generative import Generative
 from rewards.sources.scalar import Scalar
 from rewards.types import Message
-from workers.judging.hosts import check_host, has_template, hosted, start_hosts, stop_hosts
+from workers.judging.hosts import check_host, has_template, hosted
 from workers.judging.pool import JudgePool
 from workers.judging.scalar_model import ScalarReader
 from workers.judging.worker import groups_at_once
-from workers.ray_actors import call, start_actor
+from workers.ray_actors import call
 
 
 def conversation(text):
@@ -117,66 +117,3 @@ def test_a_command_ends_with_the_process_that_asked_for_it(how):
 def test_a_command_that_ends_by_itself_says_how():
     short = [sys.executable, "-m", "workers.judging.keep", sys.executable, "-c", "exit(3)"]
     assert subprocess.Popen(short, stdin=subprocess.PIPE).wait(30) == 3
-
-
-JUDGE = {"head_dim": 32, "initializer_range": 0.02}
-ARGS = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "256")
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_hosted_judge_and_one_that_runs_already_say_the_same(tmp_path, make_group):
-    """Equal verdicts; and a server that is killed is started again, with what it was asked asked again."""
-    path = tiny.make(tmp_path / "judge", tokenizer="bpe", **JUDGE)
-    prompt = tmp_path / "prompt.j2"
-    prompt.write_text("{{ answer }}")
-    served = ChatModel(host=path, serve_args=ARGS, request_s=120.0)
-    group = make_group(["a bad cab", "the answer is e", "12"])
-
-    def source(model):
-        return Generative(model, form="yes", prompt=str(prompt), max_tokens=2)
-
-    async def asked(model, tools_of, n=1):
-        tools = tools_of()
-        question = [[Message("user", rollout.text)] for rollout in group.rollouts]
-        replies = [await tools.chat(model, q, max_tokens=4, top=5) for q in question for _ in range(n)]
-        await tools.aclose()
-        return [(reply.text, [[t for t, _ in place] for place in reply.top]) for reply in replies]
-
-    async def go():
-        from workers.judging.live import LiveToolbox
-
-        hosts = await start_hosts(Panel((Seat("judge", source(served)),)), start_actor)
-        try:
-            [actor] = hosts.values()
-            url, token = await call(actor, "address", timeout_s=60.0)
-            os.environ["ASSAY_TEST_JUDGE"] = token
-            external = ChatModel(url, key_env="ASSAY_TEST_JUDGE", request_s=120.0)
-            inside = await asked(served, lambda: LiveToolbox(1, (), hosts))
-            outside = await asked(external, lambda: LiveToolbox(1))
-            denied = ChatModel(url, retries=0, model="judge")
-            with pytest.raises(Exception, match="status 401"):
-                await asked(denied, lambda: LiveToolbox(1))
-            long = LiveToolbox(1, (), hosts)
-            with pytest.raises(Exception, match=r"status 400.*(context|maximum)"):
-                await long.chat(served, [Message("user", "bad cab " * 400)], max_tokens=4)
-            await long.aclose()
-            psutil.Process(await call(actor, "pid", timeout_s=60.0)).children()[0].kill()
-            after = await asked(served, lambda: LiveToolbox(1, (), hosts))
-            return inside, outside, after
-        finally:
-            stop_hosts(hosts)
-
-    inside, outside, after = asyncio.run(go())
-    assert inside == outside == after
-    assert all(text for text, _ in inside)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_judge_that_can_not_be_served_ends_the_start_with_its_reason(tmp_path):
-    broken = tiny.make(tmp_path / "judge", tokenizer="bpe", **JUDGE)
-    (tmp_path / "judge" / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"], "model_type": "none"}')
-    panel = Panel((Seat("judge", Generative(ChatModel(host=broken, serve_args=ARGS))),))
-    with pytest.raises(RunFailed, match=r"could not be served: .*"):
-        asyncio.run(start_hosts(panel, start_actor))
