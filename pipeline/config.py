@@ -117,11 +117,13 @@ class Config(Knobs):
         """A judge whose model is a stage's: that stage learns a reward model, and comes first."""
         made: list[str] = []
         for name, stage in self.stages.items():
-            for source, seat in stage.rewards.sources.items() if isinstance(stage, RlStage | EvaluateStage) else ():
+            rewards = stage.rewards if isinstance(stage, RlStage | EvaluateStage) else None
+            asked = {f"sources.{key}": seat for key, seat in rewards.sources.items()} if rewards else {}
+            for source, seat in (asked | {"gold": rewards.gold} if rewards else asked).items():
                 path = getattr(getattr(seat, "model", None), "path", None)
                 if path in self.stages and path not in made:
                     hint = nearest(path, made) if made else "expected a directory, or an earlier stage of that kind"
-                    where = f"stages.{name}.rewards.sources.{source}.model.path"
+                    where = f"stages.{name}.rewards.{source}.model.path"
                     raise ValueError(f"{where}: stage {path!r} makes no reward model before it; {hint}")
             if isinstance(stage, RewardModelStage):
                 made.append(name)

@@ -9,29 +9,34 @@ from typing import Any
 
 from pipeline.config import Config, RewardModelStage, Rewards
 from rewards.declared import ScalarModel
-from rewards.panel import Panel
+from rewards.panel import Panel, Seat
 
 
 def learned_here(config: Config, rewards: Rewards) -> list[str]:
     """The stages whose reward models these rewards ask."""
-    paths = [getattr(getattr(seat, "model", None), "path", None) for seat in rewards.sources.values()]
+    seats = (*rewards.sources.values(), rewards.gold)
+    paths = [getattr(getattr(seat, "model", None), "path", None) for seat in seats]
     return [str(path) for path in paths if isinstance(config.stages.get(str(path)), RewardModelStage)]
 
 
 def located(panel: Panel, config: Config, run_dir: Path) -> Panel:
     """The panel whose sources find those models where their stages put them: RUN_DIR/stages/STAGE."""
     made = _made(config)
-    seats = []
-    for seat in panel.seats:
+
+    def seated(seat: Seat) -> Seat:
         source: Any = seat.source
         found = {name: replace(m, path=str(run_dir / "stages" / m.path)) for name, m in _models(source, made)}
-        seats.append(replace(seat, source=replace(source, **found)) if found else seat)
-    return replace(panel, seats=tuple(seats))
+        return replace(seat, source=replace(source, **found)) if found else seat
+
+    gold = panel.gold and replace(panel.gold, seat=seated(panel.gold.seat))
+    return replace(panel, seats=tuple(map(seated, panel.seats)), gold=gold)
 
 
 def present(panel: Panel, config: Config) -> Panel:
     """The panel without the sources that can't be asked before their model is learned."""
-    return replace(panel, seats=tuple(seat for seat in panel.seats if not list(_models(seat.source, _made(config)))))
+    made = _made(config)
+    gold = None if panel.gold and list(_models(panel.gold.seat.source, made)) else panel.gold
+    return replace(panel, seats=tuple(seat for seat in panel.seats if not list(_models(seat.source, made))), gold=gold)
 
 
 def _made(config: Config) -> set[str]:

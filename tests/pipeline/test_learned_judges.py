@@ -55,6 +55,20 @@ def test_a_judge_that_is_not_learned_before_is_refused():
         config(TAUGHT.replace("{path: preferred}", "{path: after}"))
 
 
+def test_gold_may_be_learned_too():
+    text = TAUGHT.replace("sources: {proxy: {kind: scalar, model: {path: preferred}},", "sources: {")
+    text = text.replace('exact: {kind: exact, after: ".", weight: 0}}', 'exact: {kind: exact, after: "."}}, gold: GOLD')
+    text = text.replace("GOLD", "{kind: scalar, model: {path: preferred}}")
+    found = config(text)
+    rewards = found.stages["rl"].rewards
+    assert learned_here(found, rewards) == ["preferred"]
+    assert present(panel_of(rewards), found).gold is None
+    gold = located(panel_of(rewards), found, Path("/runs/x")).gold
+    assert gold and gold.seat.source.model.path == "/runs/x/stages/preferred"
+    with pytest.raises(Refused, match=r"stages.rl.rewards.gold.model.path: stage 'after' makes no reward model"):
+        config(text.replace("{path: preferred}", "{path: after}"))
+
+
 @pytest.mark.slow
 def test_a_run_learns_its_judge_and_is_judged_by_it(tmp_path):
     done = assay("run", write_config(tmp_path, TAUGHT), "--run-dir", tmp_path / "run")
