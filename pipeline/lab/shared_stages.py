@@ -29,6 +29,8 @@ from pipeline.config import Config, Optimizer, Sampling
 
 _LINKED = ("init", "stages")  # written once and never changed in place
 _COPIED = ("metrics.jsonl", "samples.jsonl")
+# Keys whose values may be folders; a file counts wherever it is named.
+_FOLDERS = ("path", "host", "start")
 
 
 def stage_keys(config: Config) -> dict[str, str]:
@@ -126,27 +128,30 @@ def _text(value: Mapping[str, Any]) -> bytes:
 
 def _files(value: Any) -> dict[str, Any]:
     """Every file or folder that the value names, with what tells whether it has changed."""
-    return {text: stamp for text in _strings(value) if (stamp := _stamp(text)) is not None}
+    return {text: stamp for key, text in _strings(value) if (stamp := _stamp(key, text)) is not None}
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every string in it, after the key it stands under."""
     if isinstance(value, str):
-        yield value
+        yield key, value
     elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _strings(one)
+        for name, one in value.items():
+            yield from _strings(one, str(name))
     elif isinstance(value, list | tuple):
         for one in value:
-            yield from _strings(one)
+            yield from _strings(one, key)
 
 
-def _stamp(text: str) -> Any:
+def _stamp(key: str, text: str) -> Any:
     if re.fullmatch(r"[\w.]+:\w+", text):  # an import path
         module = Path(*text.partition(":")[0].split(".")).with_suffix(".py")
         found = [file for folder in (Path.cwd(), *sys.path) if (file := Path(folder) / module).is_file()]
         return hashlib.sha256(found[0].read_bytes()).hexdigest() if found else None
     if len(text) > 1000 or "\0" in text or not text.strip() or not Path(text).exists():
         return None
+    if not (Path(text).is_file() or key.endswith(_FOLDERS)):
+        return None  # a dot or a slash is a folder, too, and mostly means something else
     paths = [Path(text)] if Path(text).is_file() else sorted(p for p in Path(text).rglob("*") if p.is_file())
     return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
 

@@ -56,6 +56,19 @@ def test_a_file_that_changed_is_another_stage(tmp_path):
     assert stage_keys(config(change))["rl"] != before["rl"]
 
 
+def test_a_word_that_happens_to_be_a_folder_is_a_word(tmp_path, monkeypatch):
+    """TINY's `after: "."`: where a run stands changes all the time, and may hold a hundred thousand files."""
+    monkeypatch.chdir(tmp_path)
+    before = stage_keys(config())
+    (tmp_path / "new.txt").write_text("x")
+    assert stage_keys(config()) == before
+    (tmp_path / "model").mkdir()
+    change = "rewards.sources.proxy={kind: scalar, model: {path: model}}"
+    before = stage_keys(config(change))
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert stage_keys(config(change))["before"] != before["before"]
+
+
 def test_a_reward_module_that_changed_is_another_stage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = tmp_path / "mine_here.py"
