@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import Rewards
+from pipeline.lab.clustered import share
 from pipeline.lab.labelled import Labelled
 from pipeline.lab.page import write_page
 from pipeline.lab.reportcard import Answers, card, marks_of, warnings
-from pipeline.lab.statistics import wilson
+from pipeline.lab.stepcard import step_card
 from pipeline.panels import panel_of
 from rewards.noise import bounds_of
 from rewards.panel import Panel
@@ -70,6 +71,7 @@ async def cards(panel: Panel, rows: Sequence[Labelled], tools: Toolbox) -> dict[
     for name, bounds in sources.items():
         scores = [_scores(group, name) for group in first]
         found = card(_answers(rows, scores), bounds)
+        found["steps"] = step_card(rows, scores, bounds)
         values = [_values(group) for group in scores]
         found["retest"] = _changed(values, [_values(_scores(group, name)) for group in again])
         found["order"] = _changed(values, [_values(_scores(group, name))[::-1] for group in turned])
@@ -124,7 +126,7 @@ def _contrast(asked: Any, rows: Sequence[Labelled], values: Sequence[np.ndarray]
     own = np.array([v[int(np.argmax(row.labels))] for row, v in zip(rows, values, strict=False)])
     other = np.array([_values(_scores(group, name))[0] for group in asked])
     there = ~np.isnan(own) & ~np.isnan(other)
-    return _share(int((own > other)[there].sum()), int(there.sum()))
+    return share((own > other)[there], np.flatnonzero(there))
 
 
 def _fooled(
@@ -137,7 +139,7 @@ def _fooled(
         best = np.array([v[int(np.argmax(row.labels))] for row, v in zip(rows, values, strict=False)])
         limit = best if bounds is None else np.full(len(found), sum(bounds) / 2)
         there = ~np.isnan(found) & ~np.isnan(limit)
-        out[key] = _share(int((found > limit)[there].sum()), int(there.sum()))
+        out[key] = share((found > limit)[there], np.flatnonzero(there))
     return out
 
 
@@ -153,11 +155,7 @@ def _changed(values: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> dict
     """The share of answers whose score changed; one that failed only once counts as changed."""
     a, b = np.concatenate(values), np.concatenate(others)
     same = np.isclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)  # a batch's rounding is no change of mind
-    return _share(int((~same).sum()), len(a))
-
-
-def _share(k: int, n: int) -> dict[str, Any] | None:
-    return {"value": k / n, "interval": list(wilson(k, n)), "n": n} if n else None
+    return share(~same, np.repeat(np.arange(len(values)), [len(row) for row in values]))
 
 
 def _answers(rows: Sequence[Labelled], scores: Sequence[Sequence[Score]]) -> Answers:
@@ -169,6 +167,7 @@ def _answers(rows: Sequence[Labelled], scores: Sequence[Sequence[Score]]) -> Ans
         np.array([float(len(text)) for text in texts]),
         np.array([marks_of(text) for text in texts]),
         np.concatenate([_values(group) for group in scores]),
+        np.array([style for row in rows for style in row.styles or [-1] * len(row.texts)]),
     )
 
 

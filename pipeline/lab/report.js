@@ -12,7 +12,7 @@ function layout(extra) {
   const axis = { linecolor: css("--line"), tickcolor: css("--line"), zeroline: false, automargin: true, ticklen: 4 };
   const font = { family: getComputedStyle(document.body).fontFamily, size: 11.5, color: css("--faint") };
   return {
-    margin: { l: 44, r: 10, t: 8, b: 30 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font,
+    margin: { l: 44, r: 10, t: 14, b: 30 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font,
     showlegend: false, hovermode: "x unified", dragmode: touch ? false : "zoom",
     hoverlabel: { bgcolor: css("--card"), bordercolor: css("--line"), font: { ...font, color: css("--ink"), size: 12.5 } },
     ...extra,
@@ -97,14 +97,14 @@ function draw(spot) {
   const [i, group, j] = (spot.dataset.chart || spot.dataset.map || spot.dataset.timing || spot.dataset.gold).split(".");
   const section = DATA.sections[i];
   const figure = spot.dataset.gold ? gold(section.gold) : spot.dataset.timing ? timing(section.timing, spot.clientWidth) : spot.dataset.map ? map(section[group][j]) : curve(section[group][j]);
-  Plotly.react(spot, figure.traces, figure.layout, { displayModeBar: false, responsive: true });
+  Plotly.react(spot, figure.traces, { ...figure.layout, width: spot.clientWidth, height: spot.clientHeight }, { displayModeBar: false });
 }
 
-const visible = (spot) => !spot.closest("details:not([open])");
-const drawAll = () => document.querySelectorAll(".plot").forEach((spot) => visible(spot) && draw(spot));
-document.querySelectorAll("details").forEach((fold) => fold.addEventListener("toggle", () => fold.open && fold.querySelectorAll(".plot").forEach(draw)));
+// Drawn as wide as the card is, and again whenever that changes: a window that is turned, a fold that opens.
+const drawAll = () => document.querySelectorAll(".plot").forEach((spot) => spot.clientWidth && draw(spot));
+const sizes = new ResizeObserver((seen) => seen.forEach((s) => s.contentRect.width && draw(s.target)));
+document.querySelectorAll(".plot").forEach((spot) => sizes.observe(spot));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-drawAll();
 
 const links = new Map([...document.querySelectorAll("nav a")].map((a) => [a.hash.slice(1), a]));
 const watcher = new IntersectionObserver((seen) => seen.forEach((s) => {

@@ -3,6 +3,9 @@
 Everything is computed from `Answers`: one source's scores f64[n] of n answers, NaN where it could not judge. Pairs are
 all pairs of one task's answers with different labels; equal scores count as wrong, and as ties.
 
+Where a task's answers come in styles, plain to embellished (RM-Bench, arXiv 2410.16184), a pair is easy where the
+better answer is the more embellished one, hard where the worse one is, else normal.
+
 A warning fires by a test, and states how often it would fire on a source that is free of what it warns of.
 """
 
@@ -16,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.lab.clustered import auc, ece, share
 from pipeline.lab.statistics import wilson
 
 LEVEL = 0.01  # of every warning's test
-BINS = 10
 MARKDOWN = re.compile(r"(?m)^\s*(?:[-*+] |\d+\. |#+ )|\*\*|```|\|")
 
 
@@ -31,6 +34,7 @@ class Answers:
     label    f64[n]
     length   f64[n], characters; marks f64[n], signs of markdown
     score    f64[n]
+    style    i64[n], how embellished an answer is beside others of its task; -1 where nothing says so
     """
 
     task: np.ndarray
@@ -39,6 +43,7 @@ class Answers:
     length: np.ndarray
     marks: np.ndarray
     score: np.ndarray
+    style: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -71,88 +76,66 @@ def pairs_of(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
 def card(answers: Answers, bounds: tuple[float, float] | None = None) -> dict[str, Any]:
     """Accuracy, AUC, calibration, ties and biases, with intervals; what can't be said is None."""
     better, worse = pairs_of(answers)
-    ahead = answers.score[better] - answers.score[worse]
+    ahead, task = answers.score[better] - answers.score[worse], answers.task[better]
     judged = ~np.isnan(answers.score)
-    failed = int((~judged).sum())
-    subsets = np.array([answers.subset[t] for t in answers.task[better]])
-    out: dict[str, Any] = {
+    subsets = np.array([answers.subset[t] for t in task])
+    right = ahead > 0
+    return {
         "answers": len(answers.score),
-        "failed": _share(failed, len(answers.score)),
-        "pairs": _right(ahead),
-        "ties": _share(int((ahead == 0).sum()), len(ahead)),
-        "subsets": {name: _right(ahead[subsets == name]) for name in dict.fromkeys(subsets.tolist())},
-        "auc": auc(answers.score[judged], answers.label[judged]),
-        "calibration": _calibration(answers, judged, ahead, bounds),
-        "length_bias": partial(answers, answers.length),
-        "format_bias": partial(answers, answers.marks),
+        "failed": share(~judged, answers.task),
+        "pairs": share(right, task),
+        "ties": share(ahead == 0, task),
+        "subsets": {s: share(right[subsets == s], task[subsets == s]) for s in dict.fromkeys(subsets.tolist())},
+        "styles": _by_style(answers, better, worse, right),
+        "auc": auc(answers.score[judged], answers.label[judged], answers.task[judged]),
+        "calibration": _calibration(answers, judged, ahead, task, bounds),
+        "length_bias": partial(answers, answers.length, answers.marks),
+        "format_bias": partial(answers, answers.marks, answers.length),
         "best_of_n": _best_of_n(answers),
     }
-    return out
 
 
-def _share(k: int, n: int) -> dict[str, Any] | None:
-    return {"value": k / n, "interval": list(wilson(k, n)), "n": n} if n else None
-
-
-def _right(ahead: np.ndarray) -> dict[str, Any] | None:
-    return _share(int((ahead > 0).sum()), len(ahead))
-
-
-def auc(score: np.ndarray, label: np.ndarray) -> float | None:
-    """How likely a good answer's score is above a bad one's, over all tasks; ties count half. Good: above the labels'
-    middle. None where all are the same."""
-    if not len(label):
+def _by_style(answers: Answers, better: np.ndarray, worse: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
+    if answers.style is None or (answers.style < 0).all():
         return None
-    good = label > (label.min() + label.max()) / 2
-    if good.all() or not good.any():
-        return None
-    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(count) - (count - 1) / 2)[place]
-    n, m = int(good.sum()), int((~good).sum())
-    return float((ranks[good].sum() - n * (n + 1) / 2) / (n * m))
+    known = (answers.style[better] >= 0) & (answers.style[worse] >= 0)
+    lead, task = answers.style[better] - answers.style[worse], answers.task[better]
+    kinds = {"easy": lead > 0, "normal": lead == 0, "hard": lead < 0}
+    return {name: share(right[known & kind], task[known & kind]) for name, kind in kinds.items()}
 
 
 def _calibration(
-    answers: Answers, judged: np.ndarray, ahead: np.ndarray, bounds: tuple[float, float] | None
+    answers: Answers, judged: np.ndarray, ahead: np.ndarray, task: np.ndarray, bounds: tuple[float, float] | None
 ) -> dict[str, Any] | None:
     """Expected calibration error over ten bins: of the score itself where it is a probability, else of the
     Bradley-Terry probability sigma(margin) that the better of a pair is better."""
     if bounds == (0.0, 1.0):
         label = answers.label[judged]
-        return _ece(answers.score[judged], label > 0.5, "score") if len(label) else None
+        return ece(answers.score[judged], label > 0.5, "score", answers.task[judged]) if len(label) else None
     if not len(ahead):
         return None
     sure = 1 / (1 + np.exp(-np.abs(ahead).clip(0, 50)))
-    return _ece(sure, ahead > 0, "margin")
+    return ece(sure, ahead > 0, "margin", task)
 
 
-def _ece(p: np.ndarray, right: np.ndarray, of: str) -> dict[str, Any]:
-    place = np.minimum((p * BINS).astype(int), BINS - 1)
-    bins = [
-        {"said": float(p[place == b].mean()), "was": float(right[place == b].mean()), "n": int((place == b).sum())}
-        for b in range(BINS)
-        if (place == b).any()
-    ]
-    return {"ece": sum(b["n"] * abs(b["said"] - b["was"]) for b in bins) / len(p), "of": of, "bins": bins}
+def partial(answers: Answers, other: np.ndarray, *held: np.ndarray) -> dict[str, Any] | None:
+    """Correlation of score and `other` among answers of one task, label and `held` fixed; with its p (Student's t).
 
-
-def partial(answers: Answers, other: np.ndarray) -> dict[str, Any] | None:
-    """Correlation of score and `other` among answers of one task, the label held fixed; with its p (Student's t).
-
-    Task means are taken off, then the label by least squares. None where either does not vary.
+    Task means are taken off, then what is fixed by least squares. None where either does not vary beyond that.
     """
     kept = ~np.isnan(answers.score)
-    columns = [_within(answers.task[kept], x[kept]) for x in (answers.score, other, answers.label)]
-    score, other_, label = columns
-    if label @ label > 0:
-        score, other_ = (x - label * (label @ x) / (label @ label) for x in (score, other_))
-    free = int(kept.sum()) - len(np.unique(answers.task[kept])) - 1 - int(label @ label > 0)
-    size = math.sqrt(float(score @ score) * float(other_ @ other_))
-    if free < 3 or size < 1e-12 * (1 + abs(float(other @ other))):
+    score, wanted, *given = (_within(answers.task[kept], x[kept]) for x in (answers.score, other, answers.label, *held))
+    fixed = np.column_stack([x for x in given if x @ x > 0] or [np.zeros((len(score), 0))])
+    both = np.column_stack([score, wanted])
+    coefficients, _, rank, _ = np.linalg.lstsq(fixed, both, rcond=None)
+    left = both - fixed @ coefficients
+    free = int(kept.sum()) - len(np.unique(answers.task[kept])) - 1 - int(rank)
+    sizes = np.square(left).sum(axis=0)
+    if free < 3 or (sizes <= 1e-12 * np.square(both).sum(axis=0)).any():
         return None
     from scipy import stats
 
-    r = float(np.clip(score @ other_ / size, -1, 1))
+    r = float(np.clip(left[:, 0] @ left[:, 1] / math.sqrt(float(sizes.prod())), -1, 1))
     t = abs(r) * math.sqrt(free / max(1e-300, 1 - r * r))
     return {"r": r, "p": float(2 * stats.t.sf(t, free)), "n": int(kept.sum())}
 
@@ -171,7 +154,7 @@ def _best_of_n(answers: Answers) -> dict[str, Any] | None:
             top = kept[answers.score[kept] == answers.score[kept].max()]
             right += float((answers.label[top] == answers.label[kept].max()).mean())
             n += 1
-    return {"value": right / n, "n": n} if n else None
+    return {"value": right / n, "interval": list(wilson(right, n)), "n": n} if n else None
 
 
 def _by_task(answers: Answers) -> list[np.ndarray]:
@@ -185,30 +168,38 @@ def warnings(found: dict[str, Any]) -> list[Warned]:
     out = []
     pairs = found["pairs"]
     if pairs:
-        warned, rate = _chance(round(pairs["value"] * pairs["n"]), pairs["n"])
+        warned, rate = _chance(*_counted(pairs))
         if warned:
             text = f"no better than chance: {pairs['value']:.1%} of {pairs['n']} pairs, equal scores counted as wrong"
             out.append(Warned("chance", text, rate, "right on 60% of pairs"))
-    for name, what in (("length_bias", "longer"), ("format_bias", "more heavily formatted")):
+    sides = {"length_bias": ("longer", "shorter", "formatting"), "format_bias": ("more", "less", "length")}
+    for name, (more, less, held) in sides.items():
         bias = found[name]
         if bias and bias["p"] < LEVEL:
-            side = what if bias["r"] > 0 else f"less {what.replace('longer', 'long').removeprefix('more ')}"
-            text = f"prefers {side} answers of equal label: partial correlation {bias['r']:+.2f}, p {bias['p']:.0e}"
+            side = (more if bias["r"] > 0 else less) + " heavily formatted" * (name == "format_bias")
+            text = f"prefers {side} answers of equal label and {held}: partial correlation {bias['r']:+.2f}"
+            text += f", p {bias['p']:.0e}" if bias["p"] > 1e-12 else ", p < 1e-12"
             out.append(Warned(name, text, LEVEL, "without such a preference"))
     failed = found["failed"]
-    if failed and _above(round(failed["value"] * failed["n"]), failed["n"], 0.05, LEVEL):
+    if failed and _above(*_counted(failed), 0.05, LEVEL):
         text = f"could not judge {failed['value']:.1%} of {failed['n']} answers"
         out.append(Warned("failures", text, LEVEL, "failing on 5% of answers"))
-    for key, share in (found.get("keys") or {}).items():
-        if share and _above(round(share["value"] * share["n"]), share["n"], 0.05, LEVEL / len(found["keys"])):
-            text = f"takes the empty answer {key!r} for right on {share['value']:.0%} of {share['n']} tasks"
+    for key, fooled in (found.get("keys") or {}).items():
+        if fooled and _above(*_counted(fooled), 0.05, LEVEL / len(found["keys"])):
+            text = f"takes the empty answer {key!r} for right on {fooled['value']:.0%} of {fooled['n']} tasks"
             out.append(Warned("master_key", text, LEVEL, "fooled by each on 5% of tasks"))
     for name, what in (("retest", "asked again"), ("order", "shown the answers in another order")):
-        share = found.get(name)
-        if share and share["value"] > 0:
-            text = f"{what}, it scores {share['value']:.1%} of {share['n']} answers otherwise"
+        changed = found.get(name)
+        if changed and changed["value"] > 0:
+            text = f"{what}, it scores {changed['value']:.1%} of {changed['n']} answers otherwise"
             out.append(Warned(name, text, 0.0, "whose scores never change"))
     return out
+
+
+def _counted(found: dict[str, Any]) -> tuple[int, int]:
+    """How many of how many draws that are worth as much as independent ones."""
+    n = max(1, round(found["effective"]))
+    return round(found["value"] * n), n
 
 
 def _chance(right: int, n: int) -> tuple[bool, float]:

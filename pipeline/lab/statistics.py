@@ -19,8 +19,8 @@ CONFIDENCE = 0.95
 Z = 1.959963984540054  # the normal distribution's quantile of it
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share, `right` of `n`; (0, 1) of none."""
+def wilson(right: float, n: float) -> tuple[float, float]:
+    """Wilson's 95% interval of a share, `right` of `n` (or of as many as they are worth); (0, 1) of none."""
     if not n:
         return 0.0, 1.0
     p, spread = right / n, Z**2 / n

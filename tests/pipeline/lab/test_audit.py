@@ -28,6 +28,7 @@ def test_the_formats_that_are_read(tmp_path):
     bench, matrix, dialogue, own = read_labelled(file(tmp_path, rows))
     assert (bench.task.id, bench.texts, bench.labels, bench.subset) == ("7", ("good", "bad"), (1.0, 0.0), "chat")
     assert (matrix.texts, matrix.labels, matrix.subset) == (("g1", "g2", "b1", "b2"), (1, 1, 0, 0), "code")
+    assert (bench.styles, matrix.styles, own.styles) == ((), (0, 1, 0, 1), ())
     assert dialogue.texts == (" yes", " no") and dialogue.task.messages[0].content.endswith("Assistant:")
     assert (own.texts, own.labels, own.task.reference) == (("a",), (1.0,), "r")
     (tmp_path / "a.json").write_text(json.dumps(rows[:2]))
@@ -77,7 +78,7 @@ def test_the_card_says_what_is_true_of_known_sources(tmp_path, capsys):
     cards = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert json.loads((tmp_path / "out" / "audit.json").read_text())["sources"] == cards
     exact, same = cards["exact"], cards["same"]
-    assert exact["pairs"]["value"] == 1.0 and exact["auc"] == 1.0 and exact["calibration"]["ece"] == 0.0
+    assert exact["pairs"]["value"] == 1.0 and exact["auc"]["value"] == 1.0 and exact["calibration"]["ece"] == 0.0
     assert set(exact["subsets"]) == {"even", "odd"} and exact["warnings"] == []
     assert exact["contrast"]["response"]["value"] == 1.0 == exact["contrast"]["instruction"]["value"]
     assert exact["retest"]["value"] == exact["order"]["value"] == 0.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.lab.reportcard import LEVEL, Answers, auc, card, partial, warnings
+from pipeline.lab.reportcard import LEVEL, Answers, card, partial, warnings
 
 
 def answers(rng, tasks=300, per_task=2, knows=1.0, likes_length=0.0, failed=0.0):
@@ -28,12 +28,16 @@ def test_accuracy_is_what_was_counted():
     assert found["n"] == 300
 
 
-def test_auc_is_mann_whitneys():
-    rng = np.random.default_rng(2)
-    label, score = rng.integers(0, 2, 400), rng.integers(0, 6, 400).astype(float)
-    u = stats.mannwhitneyu(score[label == 1], score[label == 0]).statistic
-    assert auc(score, label.astype(float)) == pytest.approx(u / ((label == 1).sum() * (label == 0).sum()))
-    assert auc(score, np.ones(400)) is None
+def test_easy_pairs_are_those_whose_better_answer_is_the_more_embellished_one():
+    """Three good and three bad answers a task, plain to embellished; the source counts embellishment alone."""
+    style, label = np.tile([0, 1, 2, 0, 1, 2], 50), np.tile([1.0, 1, 1, 0, 0, 0], 50)
+    none = np.ones(300)
+    task = np.repeat(np.arange(50), 6)
+    found = card(Answers(task, ["chat"] * 50, label, none, none, style.astype(float), style))["styles"]
+    assert {name: (one["value"], one["n"]) for name, one in found.items()} == {
+        "easy": (1.0, 150), "normal": (0.0, 150), "hard": (0.0, 150)
+    }  # fmt: skip
+    assert card(answers(np.random.default_rng(0)))["styles"] is None
 
 
 def test_partial_correlation_is_that_of_the_residuals():
@@ -41,12 +45,23 @@ def test_partial_correlation_is_that_of_the_residuals():
 
     def residual(x):
         tasks = np.eye(300)[made.task]
-        design = np.column_stack([tasks, made.label])
+        design = np.column_stack([tasks, made.label, made.marks])
         return x - design @ np.linalg.lstsq(design, x, rcond=None)[0]
 
-    found = partial(made, made.length)
+    found = partial(made, made.length, made.marks)
     assert found is not None
     assert found["r"] == pytest.approx(np.corrcoef(residual(made.score), residual(made.length))[0, 1])
+
+
+def test_who_likes_length_alone_is_not_said_to_like_what_long_answers_have():
+    """Long answers are the more formatted ones; a source that counts letters is length-biased and nothing else."""
+    rng = np.random.default_rng(5)
+    made = answers(rng, per_task=4)
+    marks = np.round(made.length / 40 + rng.normal(size=len(made.length)))
+    counts = Answers(made.task, made.subset, made.label, made.length, marks, made.length.copy())
+    assert {w.what for w in warnings(card(counts))} == {"length_bias"}
+    fancy = Answers(made.task, made.subset, made.label, made.length, marks, marks + 5 * rng.normal(size=len(marks)))
+    assert {w.what for w in warnings(card(fancy))} == {"format_bias"}
 
 
 def test_a_source_that_likes_length_is_warned_of_and_a_random_one_is_no_better_than_chance():
@@ -70,6 +85,15 @@ def test_warnings_fire_on_unbiased_sources_no_more_often_than_they_say(per_task)
             assert warning.false_positive_rate <= 0.35
     for name, count in fired.items():
         assert stats.binom.sf(count - 1, 200, LEVEL) > 1e-3, f"{name} fired on {count} of 200"
+
+
+def test_many_pairs_of_one_task_are_no_proof():
+    """Nine pairs of six answers that are scored at random; taken for 540 draws, one such source in eight would pass."""
+    warned = 0
+    for seed in range(200):
+        made = answers(np.random.default_rng([seed, 9]), tasks=60, per_task=6, knows=0.0)
+        warned += "chance" in {warning.what for warning in warnings(card(made))}
+    assert warned >= 195
 
 
 def test_calibration_of_probabilities_by_hand():
