@@ -110,7 +110,7 @@ class OfflineFeed:
     """Answers on file as samples, in the order of their cursor; those to one task are a group. Each text is tokenized
     once, while the learner works.
 
-    mismatched  also every answer's prompt with the next task's answer in its place, unrated (KTO's)
+    mismatched  also every answer's prompt with the next task's answer in its place, unrated (KTO's, and ties)
     steps       with the labels of their steps
     """
 

@@ -116,7 +116,8 @@ async def measured(
     samples = await unseen.samples(range(len(tasks)))
     if not samples:
         return []
-    rewards = np.array([n[0] for n in await numbers(samples, learner, algorithm.scalar, micro_batch_tokens)])
+    said = await numbers(samples, learner, algorithm.scalar, micro_batch_tokens)
+    rewards = np.array([n.reshape(algorithm.scalar.peers, -1)[:, 0].mean() for n in said])  # of peers the mean
     pairs = judged(samples, rewards)
     ratings = [rating_error(samples, rewards)] if isinstance(algorithm, Ratings) else []
     return [*([pairs] if pairs else []), *ratings]

@@ -78,7 +78,7 @@ def needs(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], long
     algorithms = [stage.algorithm.build() for stage in train.values() if isinstance(stage, RlStage | PreferenceStage)]
     watched = any(isinstance(stage, RlStage) and stage.rewards.gold for stage in train.values())
     reference = watched or any(algorithm.needs.logp_ref for algorithm in algorithms)
-    critic = any(_critic(stage) for stage in train.values())
+    critic = max((_critics(stage) for stage in train.values()), default=0)
     learner, copy, models = config.learner, sizes.parameters * BYTES["float32"], 1 + critic
     moves = _moving(config, sizes) * BYTES["float32"] + copy * critic if train else 0
     weights = copy * (models + (reference and learner.lora is None))  # with adapters it is one of them
@@ -92,7 +92,7 @@ def needs(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], long
     held = {"weights": weights, "gradients": gradients, "optimizer": moments}
     work = {"activations": activations, "logits": logits}
     need = Need(sum(held.values()), stays, sum(work.values()), held | work)
-    return Needs(need, _rollout(config, sizes, tasks, longest), reference, critic)
+    return Needs(need, _rollout(config, sizes, tasks, longest), reference, critic > 0)
 
 
 def _moving(config: Config, sizes: ModelSizes) -> int:
@@ -103,12 +103,12 @@ def _moving(config: Config, sizes: ModelSizes) -> int:
     return lora.rank * sizes.layers * (8 * sizes.hidden + 3 * (sizes.hidden + sizes.intermediate))
 
 
-def _critic(stage: TrainStage) -> bool:
-    """Whether it keeps a critic, or a reward model, with a trunk of its own."""
+def _critics(stage: TrainStage) -> int:
+    """How many trunks of critics, or reward models, it keeps beside the policy's."""
     if isinstance(stage, RewardModelStage):
-        return True
+        return stage.algorithm.build().scalar.peers
     scalar = stage.algorithm.build().needs.critic if isinstance(stage, RlStage) else None
-    return scalar is not None and not scalar.shared
+    return 0 if scalar is None or scalar.shared else scalar.peers
 
 
 def _learning(config: Config, stage: TrainStage, sizes: ModelSizes, longest: Longest) -> tuple[int, int]:
@@ -132,7 +132,7 @@ def _learning(config: Config, stage: TrainStage, sizes: ModelSizes, longest: Lon
     # Where weights are spread, what computes is whole: a layer and the next one, the vocabulary on both ends.
     spread = ranks > 1 and config.learner.splits == 3
     gathered = 2 * sizes.parameters // sizes.layers + 2 * sizes.vocabulary * sizes.hidden if spread else 0
-    return (layers + cast + gathered * BYTES["float32"]) * (1 + _critic(stage)), logits
+    return (layers + cast + gathered * BYTES["float32"]) * (1 + _critics(stage)), logits
 
 
 def _rollout(config: Config, sizes: ModelSizes, tasks: Mapping[str, TaskSets], longest: Mapping[str, Longest]) -> Need:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rewards.errors import RunFailed
 from workers.dealing import cost, deal
-from workers.types import Credit, MicroBatch, Needs, Plan, Sample, Signals, Update
+from workers.types import Credit, MicroBatch, Needs, Plan, Sample, Scalar, Signals, Update
 
 EMPTY = np.zeros(0, np.float32)
 
@@ -120,13 +120,18 @@ def for_inference(
 def unpack(
     samples: Sequence[Sample], bins: list[list[int]], answers: list[dict[str, np.ndarray]], needs: Needs
 ) -> list[Signals]:
-    """Deal the learner's per-token answers back to the samples."""
+    """Deal the learner's answers back to the samples."""
     out: list[Signals] = [Signals()] * len(samples)
     for members, answer in zip(bins, answers, strict=True):
         ends = np.cumsum([int(samples[i].mask.sum()) for i in members])[:-1]
         old = np.split(answer["logp_old"], ends) if needs.logp_old else [None] * len(members)
         ref = np.split(answer["logp_ref"], ends) if needs.logp_ref else [None] * len(members)
-        value = np.split(answer["value"][:, 0], ends) if needs.critic else [None] * len(members)
+        value = _values(answer["value"], ends, needs.critic) if needs.critic else [None] * len(members)
         for place, i in enumerate(members):
             out[i] = Signals(old[place], ref[place], value[place])
     return out
+
+
+def _values(numbers: np.ndarray, ends: np.ndarray, critic: Scalar) -> list[np.ndarray]:
+    """A critic's first number at every own token; where it speaks at a sequence's end, all that it says there."""
+    return list(numbers) if critic.at == "last" else np.split(numbers[:, 0], ends)

@@ -130,6 +130,8 @@ class RewardModelStage(TrainStage):
             raise ValueError("rewards: none, expected some: algorithm.infer has rollouts judged")
         if self.infers and self.rollout.temperature == 0:
             raise ValueError("rollout.temperature: 0 makes all rollouts of algorithm.infer the same; expected above 0")
+        if getattr(self.algorithm, "neutral", 0.0) and self.groups_per_step < 2:
+            raise ValueError("groups_per_step: 1, expected 2 or more: algorithm.neutral takes the next task's answers")
         return self
 
     @property

@@ -143,7 +143,8 @@ async def _reward_model(
     start = await _begin(stage, algorithm, 1.0, hands, resumed, algorithm.scalar)
     task_at, wave = _task_at(hands.config, name, tasks), stage.groups_per_step
     by_steps = isinstance(algorithm, Process)
-    feed: OfflineFeed | InferredFeed = OfflineFeed(task_at, answers, hands.rollouts, wave, steps=by_steps)
+    tied = getattr(algorithm, "neutral", 0.0) > 0
+    feed: OfflineFeed | InferredFeed = OfflineFeed(task_at, answers, hands.rollouts, wave, tied, by_steps)
     if rewards := judged_by(stage):
         judges = await hands.judges_for(name)
         await hands.transport.publish()

@@ -142,7 +142,8 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """The learner's answer for one sample, f32[own tokens of the sample] each; only what `Needs` asked for."""
+    """The learner's answer for one sample, f32[own tokens of the sample] each; only what `Needs` asked for. `value`
+    of a model that speaks at a sequence's end is f32[its numbers]."""
 
     logp_old: np.ndarray | None = None
     logp_ref: np.ndarray | None = None
@@ -260,6 +261,7 @@ class Scalar:
     start         the directory of a scalar model to start from; None: the policy's trunk as it stands, a head of zeros
     warmup        updates at the start of the stage in which it learns alone
     seed          of the head's inner layers
+    peers         models side by side that share nothing; the first one's numbers come first
     """
 
     loss: Any
@@ -271,6 +273,7 @@ class Scalar:
     start: str | None = None
     warmup: int = 0
     seed: int = 0
+    peers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from pipeline.algorithms.campo import Campo
 from pipeline.algorithms.cispo import Cispo
+from pipeline.algorithms.collaborative import Collaborative
 from pipeline.algorithms.dpo import Dpo
 from pipeline.algorithms.gdpo import Gdpo
 from pipeline.algorithms.grpo import Grpo
@@ -43,7 +44,12 @@ ALGORITHMS: dict[str, type] = {
 # Of a stage that learns from preferences on file.
 PREFERENCE: dict[str, type] = {"dpo": Dpo, "ipo": Ipo, "kto": Kto, "simpo": Simpo}
 # Of a stage that makes a reward model.
-REWARD_MODELS: dict[str, type] = {"bradley_terry": BradleyTerry, "ratings": Ratings, "process": Process}
+REWARD_MODELS: dict[str, type] = {
+    "bradley_terry": BradleyTerry,
+    "collaborative": Collaborative,
+    "ratings": Ratings,
+    "process": Process,
+}
 
 __all__ = [
     "ALGORITHMS",
@@ -52,6 +58,7 @@ __all__ = [
     "BradleyTerry",
     "Campo",
     "Cispo",
+    "Collaborative",
     "Dpo",
     "Gdpo",
     "Grpo",

@@ -5,7 +5,13 @@ Bradley-Terry (Ouyang et al., arXiv 2203.02155, eq. 1), over every ranked pair o
     L = -log sigma(r_w - r_l - m) + centring (r_w + r_l)^2               mean over pairs
 
 m is 0, or with `margin` the difference of the ratings (Llama 2, arXiv 2307.09288, eq. 2). Only differences of r matter,
-so `centring` (Eisenstein et al., arXiv 2312.09244, eq. 2) may hold it near 0.
+so `centring` (Eisenstein et al., arXiv 2312.09244, eq. 2) may hold it near 0. With `neutral` the next task's pair under
+this task's prompt is to be a tie (Crome, Srivastava et al., arXiv 2506.16507: what answers that miss the question have
+more of, length or format, is no reason): sum over the step's such pairs, of the same denominator,
+
+    + neutral (-1/2) (log sigma(d) + log sigma(-d)),   d = r_1 - r_2
+
+Crome's causal pairs, which differ in one criterion alone, are pairs as any: they stand in the data.
 Ratings: L = (r - rating)^2, mean over answers (HelpSteer2, arXiv 2406.08673); with `attributes` one head for the
 rating and one for each of them (ArmoRM, arXiv 2406.12845), mean over those that an answer has. The first head's number
 is the reward.
@@ -33,10 +39,11 @@ Depth = Annotated[int, Ge(1), Le(3)]
 
 @dataclass(frozen=True, slots=True)
 class BradleyTerryLoss:
-    """See the page above; `values` f32[S, 1]."""
+    """See the page above; `values` f32[S, 1]. Answers whose label is not a number are to be ties."""
 
     margin: bool
     centring: float
+    neutral: float = 0.0
 
     def __call__(self, batch: MicroBatch, values: Any) -> tuple[Any, Metrics]:
         assert batch.label is not None
@@ -45,6 +52,12 @@ class BradleyTerryLoss:
         ahead = r[better] - r[worse]
         wanted = batch.label[better] - batch.label[worse] if self.margin else 0.0
         loss = log_loss(ahead - wanted).sum() + self.centring * (r[better] + r[worse]).square().sum()
+        if self.neutral:
+            tied = batch.label.isnan()
+            same = (batch.bundle[:, None] == batch.bundle[None, :]) & tied[:, None] & tied[None, :]
+            one, other = same.triu(1).nonzero().unbind(1)
+            apart = r[one] - r[other]
+            loss = loss + self.neutral * 0.5 * (log_loss(apart) + log_loss(-apart)).sum()
         return loss, pair_metrics(ahead)
 
 
@@ -66,11 +79,13 @@ class BradleyTerry:
     depth     layers of the head
     margin    the better answer is to be ahead by the difference of the ratings, not by just anything
     centring  weight of what holds the rewards of a pair near 0 together
+    neutral   weight of ties: another task's pair under this prompt is to be worth the same
     """
 
     depth: Depth = 1
     margin: bool = False
     centring: Annotated[float, Ge(0)] = 0.0
+    neutral: Annotated[float, Ge(0)] = 0.0
 
     @property
     def needs(self) -> Needs:
@@ -83,15 +98,23 @@ class BradleyTerry:
     @property
     def scalar(self) -> Scalar:
         """The model to learn."""
-        return Scalar(BradleyTerryLoss(self.margin, self.centring), at="last", depth=self.depth)
+        return Scalar(BradleyTerryLoss(self.margin, self.centring, self.neutral), at="last", depth=self.depth)
 
     @property
     def updates_per_step(self) -> int:
         return 1
 
     def credit(self, samples: Sequence[Sample], signals: Sequence[Signals]) -> tuple[list[Credit], dict[str, float]]:
-        """Every group whose ratings differ is a bundle."""
-        return [credit for members in by_group(samples, signals) for credit in bundle(members, mean=False)], {}
+        """Every group whose ratings differ is a bundle; so are answers to another prompt, of a number below 0."""
+        found = [credit for members in by_group(samples, signals) for credit in bundle(members, mean=False)]
+        if self.neutral and found:
+            found += [_tied(*one) for one in zip(samples, signals, strict=True) if one[0].reward is None]
+        return found, {}
+
+
+def _tied(sample: Sample, signal: Signals) -> Credit:
+    own = np.zeros(int(sample.mask.sum()), np.float32)
+    return Credit(sample, signal, own, own + 1, 0.0, -1 - sample.group, np.nan)
 
 
 @dataclass(frozen=True, slots=True)

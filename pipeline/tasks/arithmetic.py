@@ -44,6 +44,7 @@ class Arithmetic:
     slip      how often the teacher forgets a carry or a borrow
     reverse   how often the teacher writes a subtraction's answer backwards
     pairs     each task has the right scratchpad and a wrong one to compare
+    flipped   share of the training tasks whose two answers are rated the wrong way round (`pairs`)
     steps     answers have labels by step: the teacher's, or those of `pairs`; and the share of them that is right as
               the attribute `steps`
     """
@@ -54,7 +55,13 @@ class Arithmetic:
     slip: Annotated[float, Ge(0), Le(1)] = 0.8
     reverse: Annotated[float, Ge(0), Le(1)] = 0.8
     pairs: bool = False
+    flipped: Annotated[float, Ge(0), Le(1)] = 0.0
     steps: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for ratings that are to be turned round where there are none."""
+        if self.flipped and not self.pairs:
+            raise ValueError(f"flipped: {self.flipped:g} without pairs: there is nothing to turn round")
 
     def load(self, seed: int) -> TaskSets:
         """Raises `Refused` when there are fewer different tasks than asked for."""
@@ -70,7 +77,9 @@ class Arithmetic:
         pairs += [("-", low + a, low + b) for a, b in (_row_and_column(i) for i in triangle.tolist())]
         shuffled = (pairs[i] for i in rng.permutation(total))
         tasks = tuple(self._task(operation, a, b, rng) for operation, a, b in shuffled)
-        return TaskSets(tasks[: self.train], tasks[self.train :])
+        wrong = stream(seed, "tasks.flipped").random(self.train) < self.flipped
+        train = (_flipped(task) if flip else task for task, flip in zip(tasks, wrong.tolist(), strict=False))
+        return TaskSets(tuple(train), tasks[self.train :])
 
     def _task(self, operation: str, a: int, b: int, rng: np.random.Generator) -> Task:
         """The demonstration's flaws are drawn once: the task is the same at every visit."""
@@ -144,6 +153,14 @@ def _labelled(one: Rated, right: str) -> Rated:
         float(right.startswith(one.text[:end]) and (end < len(one.text) or one.text == right)) for end in ends
     )
     return replace(one, attributes={"steps": sum(labels) / len(labels)}, steps=labels, ends=tuple(ends))
+
+
+def _flipped(task: Task) -> Task:
+    """With its two answers' ratings exchanged, the better one first."""
+    if len(task.answers) != 2:
+        return task
+    good, bad = task.answers
+    return replace(task, answers=(replace(bad, rating=good.rating), replace(good, rating=bad.rating)))
 
 
 def _carries(operation: str, a: int, b: int) -> int:

@@ -83,12 +83,22 @@ def test_a_single_pair_where_ktos_z_needs_others(tmp_path):
     assert "groups_per_step: 1, expected 2 or more: kto compares" in refused(tmp_path, stage)
 
 
+def test_a_single_pair_where_ties_need_others(tmp_path):
+    stage = {"kind": "reward_model", "algorithm": {"kind": "bradley_terry", "neutral": 1.0}, "groups_per_step": 1}
+    assert "groups_per_step: 1, expected 2 or more: algorithm.neutral takes the next" in refused(tmp_path, stage)
+
+
 @pytest.mark.parametrize(
     ("stage", "line"),
     [
         ({"kind": "preference", "algorithm": {"kind": "dpo"}}, "has no two answers to compare, which dpo needs"),
         ({"kind": "preference", "algorithm": {"kind": "kto"}}, "has no rated answers, which kto needs"),
         ({"kind": "reward_model", "algorithm": {"kind": "bradley_terry"}}, "has no two answers to compare"),
+        ({"kind": "reward_model", "algorithm": {"kind": "collaborative"}}, "has no two answers to compare"),
+        (
+            {"kind": "reward_model", "algorithm": {"kind": "collaborative", "doubt": 1.0}},
+            "stages.learn.algorithm.doubt: expected a number below 1, found 1",
+        ),
         ({"kind": "reward_model", "algorithm": {"kind": "ratings"}}, "has no rated answers, which ratings needs"),
         (
             {"kind": "reward_model", "algorithm": {"kind": "process"}},

@@ -52,6 +52,7 @@ FILES = {
     "kto": ["test_preference_losses", "test_preferences_against_trl"],
     "simpo": ["test_preference_losses", "test_preferences_against_trl"],
     "reward_model": ["test_preference_losses", "test_process", "test_preferences_against_trl"],
+    "collaborative": ["test_collaborative"],
     "process": ["test_process"],
     "step_labels": ["test_process"],
 }

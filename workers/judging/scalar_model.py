@@ -31,8 +31,8 @@ Encoded = tuple[np.ndarray, np.ndarray]  # ids i64[L], the places i64[K] where n
 
 
 class ScalarJudge:
-    """The model of one declaration, ready to read. Raises `Refused` where there is none, or its head has another
-    number of labels than was declared."""
+    """The model of one declaration, ready to read; of models side by side the mean. Raises `Refused` where there is
+    none, or its head has another number of labels than was declared."""
 
     def __init__(self, spec: ScalarModel) -> None:
         self.spec = spec
@@ -48,7 +48,9 @@ class ScalarJudge:
         self._packed = own or self._adopted()
         self._device = "cuda" if torch.cuda.is_available() and spec.gpus else "cpu"
         self.model.to(self._device).eval().requires_grad_(False)
-        (self.model.base_model if own else self.model).to(DTYPES[spec.dtype])
+        self._parts = self.model.parts() if own else [(self.model.base_model, getattr(self.model, "score", None))]
+        for trunk, _ in self._parts if own else [(self.model, None)]:
+            trunk.to(DTYPES[spec.dtype])
         self._writer = _Writer(load_tokenizer(spec.path), own)
         self._context = getattr(config.get_text_config(), "max_position_embeddings", None)
 
@@ -69,13 +71,16 @@ class ScalarJudge:
         ids = torch.from_numpy(np.concatenate([ids for ids, _ in batch]))
         position = torch.arange(len(ids)) - torch.repeat_interleave(starts, lengths)
         places = np.concatenate([places + int(start) for (_, places), start in zip(batch, starts, strict=True)])
-        hidden = self.model.base_model(
-            ids[None].to(self._device),
-            position_ids=position[None].to(self._device),
-            attend=Packed(lengths.to(self._device)),
-            use_cache=False,
-        ).last_hidden_state[0]
-        return apply_head(self.model.get_submodule("score"), hidden[torch.from_numpy(places).to(self._device)])
+        where, numbers = torch.from_numpy(places).to(self._device), []
+        for trunk, head in self._parts:
+            hidden = trunk(
+                ids[None].to(self._device),
+                position_ids=position[None].to(self._device),
+                attend=Packed(lengths.to(self._device)),
+                use_cache=False,
+            ).last_hidden_state[0]
+            numbers.append(apply_head(head, hidden[where]))
+        return torch.stack(numbers).mean(0)
 
     def _read_padded(self, batch: Sequence[Encoded]) -> Tensor:
         longest = max(len(ids) for ids, _ in batch)

@@ -62,7 +62,7 @@ def _made(spec: Scalar, learner: TorchLearner) -> torch.nn.Module:
         hidden: int = learner.policy.config.get_text_config().hidden_size
         return scalar_head(hidden, spec.heads, spec.depth, spec.seed).to(learner.device)
     if spec.start is None:
-        return on_trunk(learner.plain(), spec.heads, spec.depth, spec.seed)
+        return on_trunk(learner.plain(), spec.heads, spec.depth, spec.seed, spec.peers)
     if load_tokenizer(spec.start).get_vocab() != learner.tokenizer.get_vocab():
         raise Refused(
             f"model {spec.start!r}: its vocabulary is not the policy's, expected a scalar model that reads the "

@@ -10,8 +10,10 @@ tokens: `batch.own - 1` for the value of the state that an own token is drawn in
 last token of each sequence. K is the number of heads (`heads`; 1 for a critic), config key `num_labels`.
 
 The head is `score`: linear and without bias, as in transformers, or (`depth` 2 or 3) layers of the hidden size with
-SiLU between them, config key `head_depth`; its last layer starts at 0. Only a head of depth 1 is loaded by
-`AutoModelForSequenceClassification`. Weights are float32, in evaluation mode, attention through `attention.adopt`.
+SiLU between them, config key `head_depth`; its last layer starts at 0. Config key `peers` counts models side by side
+that share nothing, each a trunk with a head: K numbers of the first, then K of the next. Only a single model with a
+head of depth 1 is loaded by `AutoModelForSequenceClassification`. Weights are float32, in evaluation mode, attention
+through `attention.adopt`.
 
 The learner trains one beside the policy (PPO's critic), or in a stage without policy losses alone (a reward model):
 see `workers.types.Scalar` and `workers/learner/critic.py`.
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import copy
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +50,19 @@ def scalar_head(hidden: int, heads: int = 1, depth: int = 1, seed: int = 0) -> n
     return nn.Sequential(*before, last) if before else last
 
 
-def on_trunk(policy: PreTrainedModel, heads: int = 1, depth: int = 1, seed: int = 0) -> PreTrainedModel:
-    """A scalar model on a copy of the policy's trunk as it stands, on its device.
+def on_trunk(policy: PreTrainedModel, heads: int = 1, depth: int = 1, seed: int = 0, peers: int = 1) -> PreTrainedModel:
+    """A scalar model on a copy of the policy's trunk as it stands, on its device; every peer has a copy of its own.
 
     Raises `Refused` for an architecture that transformers has no sequence classifier for.
     """
     config = copy.deepcopy(policy.config)
     config.num_labels, config.head_depth, config.head_seed = heads, depth, seed
+    if peers > 1:
+        config.peers = peers
     model: Any = blank(config)
     trunk: Any = policy.base_model
-    model.base_model.load_state_dict(trunk.state_dict())
+    for own, _ in model.parts():
+        own.load_state_dict(trunk.state_dict())
     return _ready(model.to(policy.device))
 
 
@@ -86,7 +92,7 @@ def load_scalar(path: str | Path, device: str | torch.device = "cpu") -> PreTrai
 def scalars(
     model: PreTrainedModel, batch: MicroBatch, positions: Tensor, dtype: torch.dtype, run: Any = None
 ) -> Tensor:
-    """f32[N, K]: the heads' numbers at these positions of the packed micro-batch, with gradient.
+    """f32[N, K] (K for each peer): the heads' numbers at these positions of the packed micro-batch, with gradient.
 
     The trunk computes in `dtype`, the head in what it is kept in: eight bits are too few for a value. `run` is called
     in the model's place, where something is wrapped around it.
@@ -105,8 +111,9 @@ def apply_head(head: nn.Module, hidden: Tensor) -> Tensor:
 
 
 def _ready(model: PreTrainedModel) -> PreTrainedModel:
-    trunk: Any = model.base_model
-    adopt(trunk)
+    whole: Any = model
+    for trunk, _ in whole.parts():
+        adopt(trunk)
     return model.eval().requires_grad_(True)
 
 
@@ -119,14 +126,23 @@ def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
     class Scalar(base):
         def __init__(self, config: Any):
             super().__init__(config)
-            depth, seed = getattr(config, "head_depth", 1), getattr(config, "head_seed", 0)
-            self.score = scalar_head(config.get_text_config().hidden_size, config.num_labels, depth, seed)
+            depth, seed, peers = (getattr(config, key, 1) for key in ("head_depth", "head_seed", "peers"))
+            head = partial(scalar_head, config.get_text_config().hidden_size, config.num_labels, depth)
+            self.score = head(seed)
+            trunk: Any = type(self.base_model)
+            self.peers = nn.ModuleList(
+                nn.ModuleDict({"trunk": trunk(config), "score": head(seed + number)}) for number in range(1, peers)
+            )
+
+        def parts(self) -> list[tuple[Any, nn.Module]]:
+            """Trunk and head of each of the models side by side."""
+            return [(self.base_model, self.score), *((peer["trunk"], peer["score"]) for peer in self.peers)]
 
         def forward(self, input_ids: Any = None, places: Tensor | None = None, **kwargs: Any) -> Any:
             if places is None:
                 return super().forward(input_ids, **kwargs)
-            hidden = self.base_model(input_ids, **kwargs).last_hidden_state[0]
-            return apply_head(self.score, hidden[places])
+            read = ((head, trunk(input_ids, **kwargs).last_hidden_state[0]) for trunk, head in self.parts())
+            return torch.cat([apply_head(head, hidden[places]) for head, hidden in read], -1)
 
     Scalar.__name__ = Scalar.__qualname__ = base.__name__  # what transformers writes down as the architecture
     return Scalar

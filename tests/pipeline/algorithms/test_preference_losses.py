@@ -239,6 +239,42 @@ def test_bradley_terry_by_the_formula(margin, centring, most):
         assert gradients[key] == pytest.approx(one.grad.item(), rel=1e-4, abs=1e-7)
 
 
+def test_answers_to_another_prompt_are_tied_by_the_formula():
+    """Each group has two or three unrated answers, the next task's; their tie is least, ln 2, where they are level."""
+    rng = fresh()
+    samples = long_samples(rng, 8, 2)
+    foreign = [
+        Sample(
+            g,
+            2 + i,
+            np.concatenate([ids, np.array([500 + 10 * g + i], np.int32)]),
+            np.arange(len(ids) + 1) > 1,
+            None,
+            None,
+        )
+        for g in range(8)
+        for i, ids in enumerate(prompts(rng, 2 + g % 2, 3, 20))
+    ]
+    samples = sorted([*samples, *foreign], key=lambda s: (s.group, s.index))
+    loss, gradients, values = scored(rng, BradleyTerry(neutral=0.7), samples)
+    r = {key: torch.tensor(value, dtype=torch.float64, requires_grad=True) for key, value in values.items()}
+    preferred, tied = [], []
+    for a in samples:
+        for b in samples:
+            if a.group == b.group and a.reward is not None and b.reward is not None and a.reward > b.reward:
+                preferred.append(-torch.log(torch.sigmoid(r[a.group, a.index] - r[b.group, b.index])))
+            if a.group == b.group and a.reward is None and b.reward is None and a.index < b.index:
+                d = r[a.group, a.index] - r[b.group, b.index]
+                tied.append(-0.5 * (torch.log(torch.sigmoid(d)) + torch.log(torch.sigmoid(-d))))
+    assert min(one.item() for one in tied) >= math.log(2)
+    expected = (sum(preferred) + 0.7 * sum(tied)) / len(preferred)
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    for key, one in r.items():
+        assert gradients[key] == pytest.approx(one.grad.item(), rel=1e-4, abs=1e-7)
+    assert BradleyTerry().credit(foreign, [Signals()] * len(foreign)) == ([], {})
+
+
 def test_ratings_by_the_formula():
     rng = fresh()
     samples = long_samples(rng, 10, 3)

@@ -104,3 +104,17 @@ def test_pairs_hold_a_right_answer_and_a_wrong_one():
         assert wrong.text.rpartition(".")[2] != task.reference
         assert (right.rating, wrong.rating) == (1.0, 0.0)
     assert sum(task.answers[1].text == task.demonstration for task in tasks) > 300
+
+
+def test_flipped_pairs_are_rated_the_wrong_way_round_as_often_as_asked_and_never_held_out():
+    plain, flipped = (Arithmetic(train=900, held_out=100, pairs=True, flipped=f).load(1) for f in (0.0, 0.4))
+    assert flipped.held_out == plain.held_out
+    wrong = []
+    for task, right in zip(flipped.train, plain.train, strict=True):
+        assert [one.rating for one in task.answers] == [1.0, 0.0]
+        wrong.append(task.answers[0].text == right.answers[1].text)
+        texts = [one.text for one in right.answers]
+        assert [one.text for one in task.answers] == (texts[::-1] if wrong[-1] else texts)
+    assert sum(wrong) / len(wrong) == pytest.approx(0.4, abs=0.05)
+    with pytest.raises(ValueError, match=r"flipped: 0\.4 without pairs"):
+        Arithmetic(flipped=0.4)

@@ -11,9 +11,10 @@ import torch
 from tiny import fresh, make, prompts
 from transformers import AutoModelForSequenceClassification
 
-from pipeline.algorithms import BradleyTerry, Process, Ratings
+from pipeline.algorithms import BradleyTerry, Collaborative, Process, Ratings
+from pipeline.algorithms.collaborative import owner
 from pipeline.held_out import first_errors, judged, numbers, rating_error
-from pipeline.packing import for_inference, plan
+from pipeline.packing import for_inference, plan, unpack
 from rewards.types import Score
 from workers.learner.engine_torch import TorchLearner
 from workers.models.attention import Packed
@@ -207,3 +208,30 @@ def test_each_attribute_has_a_number_of_its_own(path):
         wanted = np.array([s.scores[name].value for s in unseen])
         assert np.corrcoef(found[:, column], wanted)[0, 1] > 0.5
     assert rating_error(unseen, found[:, 0]).explained > 0.1
+
+
+def reviewed(made, algorithm, samples, tokens=10**6):
+    """The plan of a step whose samples the models as they stand have reviewed."""
+    bins, batches = for_inference(samples, tokens)
+    signals = unpack(samples, bins, made.infer(batches, algorithm.needs), algorithm.needs)
+    return plan(algorithm.credit(samples, signals)[0], tokens)
+
+
+@pytest.mark.parametrize("whose", [0, 1])
+def test_of_two_that_review_each_other_one_learns_from_its_own_pairs_alone(path, whose):
+    rng, algorithm = fresh(), Collaborative(doubt=0.3, centring=0.01)
+    made = learner(path, algorithm)
+    for _, head in made.scalar.model.parts():
+        with torch.no_grad():
+            head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(int(rng.integers(2**31))))
+    samples = [s for s in pairs(rng, 30) if owner(s) == whose]
+    found = []
+    for tokens in (60, 10**6):
+        made.scalar.descent.zero()
+        made._accumulate(reviewed(made, algorithm, samples, tokens).updates[0])
+        theirs, own = [], []
+        for name, p in made.scalar.model.named_parameters():
+            (own if name.startswith("peers.") == bool(whose) else theirs).append(p.grad)
+        assert all(g is None or not g.any() for g in theirs)
+        found.append(torch.cat([g.flatten() for g in own]).double())
+    assert found[0].norm() > 0 and (found[0] - found[1]).norm() <= 1e-5 * found[0].norm()

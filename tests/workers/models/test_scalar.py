@@ -8,7 +8,9 @@ import torch
 from tiny import SIZES, fresh, make, prompts
 from transformers import AutoModelForSequenceClassification
 
+from rewards.declared import ScalarModel
 from rewards.errors import Refused
+from workers.judging.scalar_model import ScalarJudge
 from workers.learner.forward import to_torch
 from workers.models.load import load_model, load_tokenizer, save_model
 from workers.models.scalar import load_scalar, on_trunk, scalars
@@ -110,3 +112,27 @@ def test_what_is_no_scalar_model_is_refused(tmp_path):
         policy = load_model(path)
         policy.config = type("Unheard", (type(policy.config),), {})()
         on_trunk(policy)
+
+
+def test_peers_share_nothing_and_are_saved_and_loaded_together(tmp_path):
+    rng = fresh()
+    path = make(tmp_path / "policy")
+    model = on_trunk(load_model(path), depth=2, peers=2)
+    with torch.no_grad():
+        for _, head in model.parts():
+            for p in head.parameters():
+                p.copy_(torch.from_numpy(rng.normal(size=p.shape)))
+    save_model(model, load_tokenizer(path), tmp_path / "scalar")
+    again = load_scalar(tmp_path / "scalar")
+    batch = packed(prompts(rng, 4))
+    positions = batch.lengths.cumsum(0) - 1
+    numbers = scalars(again, batch, positions, torch.float32)
+    assert numbers.shape == (4, 2) and torch.equal(numbers, scalars(model, batch, positions, torch.float32))
+    assert (numbers[:, 0] - numbers[:, 1]).abs().min() > 0
+    numbers[:, 1].sum().backward()
+    moved = {name for name, p in again.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert moved and all(name.startswith("peers.0.") for name in moved)
+    judge = ScalarJudge(ScalarModel(path=str(tmp_path / "scalar")))
+    ids = np.split(batch.ids.numpy(), np.cumsum(batch.lengths.numpy())[:-1])
+    [said] = np.stack(judge.read([(one, np.array([len(one) - 1])) for one in ids])).T
+    np.testing.assert_allclose(said[0], numbers.mean(1).detach(), rtol=1e-5, atol=1e-6)
