@@ -19,6 +19,7 @@ from pipeline.panels import judging_seed, panel_of, panels
 from pipeline.stage_kinds import judged_by
 from pipeline.streams import key
 from pipeline.tasks import TaskSets
+from pipeline.tasks.convex import augmented
 from rewards.errors import Refused
 from workers import types
 from workers.judging.hosts import hosted
@@ -48,7 +49,8 @@ def tasks_of(config: Config) -> dict[str, TaskSets]:
         section = stage.data.model_dump_json()
         if section not in loaded:
             loaded[section] = stage.data.build().load(config.seed)
-        out[name] = loaded[section]
+        convex = getattr(getattr(stage, "algorithm", None), "augment", None)
+        out[name] = augmented(loaded[section], convex.build(), config.seed) if convex else loaded[section]
     return out
 
 

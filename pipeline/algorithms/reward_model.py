@@ -31,6 +31,7 @@ from annotated_types import Ge, Le
 
 from pipeline.algorithms.losses import Metrics
 from pipeline.algorithms.pairs import bundle, by_group, log_loss, pair_metrics, pairs
+from pipeline.tasks.convex import Convex
 from workers.ports import LossFn
 from workers.types import Credit, MicroBatch, Needs, Sample, Scalar, Signals
 
@@ -80,12 +81,14 @@ class BradleyTerry:
     margin    the better answer is to be ahead by the difference of the ratings, not by just anything
     centring  weight of what holds the rewards of a pair near 0 together
     neutral   weight of ties: another task's pair under this prompt is to be worth the same
+    augment   worse answers are learned from misspelt, too (ConvexDA)
     """
 
     depth: Depth = 1
     margin: bool = False
     centring: Annotated[float, Ge(0)] = 0.0
     neutral: Annotated[float, Ge(0)] = 0.0
+    augment: Convex | None = None
 
     @property
     def needs(self) -> Needs:
