@@ -47,7 +47,7 @@ class BradleyTerryLoss:
     neutral: float = 0.0
 
     def __call__(self, batch: MicroBatch, values: Any) -> tuple[Any, Metrics]:
-        assert batch.label is not None
+        assert batch.label is not None and batch.bundle is not None
         better, worse = pairs(batch)
         r = values[:, 0]
         ahead = r[better] - r[worse]

@@ -35,7 +35,9 @@ def step_card(
     ]
     if not found:
         return None
-    kept = [(t, labels, s.steps) for t, labels, s, ends in found if s.ends is not None and tuple(s.ends) == ends]
+    kept = [
+        (t, y, np.asarray(s.steps, float)) for t, y, s, ends in found if s.ends is not None and tuple(s.ends) == ends
+    ]
     out: dict[str, Any] = {
         "answers": len(kept),
         "elsewhere": len(found) - len(kept),
@@ -45,7 +47,7 @@ def step_card(
         return out | {"right": None, "auc": None, "first_wrong": None, "none_wrong": None, "f1": None}
     task = np.concatenate([np.full(len(labels), t) for t, labels, _ in kept])
     labels = np.concatenate([labels for _, labels, _ in kept])
-    values = np.concatenate([np.asarray(values, float) for _, _, values in kept])
+    values = np.concatenate([values for _, _, values in kept])
     out["auc"] = auc(values, labels.astype(float), task)
     if bounds is None:
         return out | {"right": None, "first_wrong": None, "none_wrong": None, "f1": None}

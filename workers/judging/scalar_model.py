@@ -48,8 +48,7 @@ class ScalarJudge:
         self._packed = own or self._adopted()
         self._device = "cuda" if torch.cuda.is_available() and spec.gpus else "cpu"
         self.model.to(self._device).eval().requires_grad_(False)
-        self._parts = self.model.parts() if own else [(self.model.base_model, getattr(self.model, "score", None))]
-        for trunk, _ in self._parts if own else [(self.model, None)]:
+        for trunk in [trunk for trunk, _ in self.model.parts()] if own else [self.model]:
             trunk.to(DTYPES[spec.dtype])
         self._writer = _Writer(load_tokenizer(spec.path), own)
         self._context = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -72,7 +71,8 @@ class ScalarJudge:
         position = torch.arange(len(ids)) - torch.repeat_interleave(starts, lengths)
         places = np.concatenate([places + int(start) for (_, places), start in zip(batch, starts, strict=True)])
         where, numbers = torch.from_numpy(places).to(self._device), []
-        for trunk, head in self._parts:
+        one = self.model
+        for trunk, head in one.parts() if hasattr(one, "parts") else [(one.base_model, one.get_submodule("score"))]:
             hidden = trunk(
                 ids[None].to(self._device),
                 position_ids=position[None].to(self._device),

@@ -136,7 +136,8 @@ def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
         def parts(self) -> list[tuple[Any, nn.Module]]:
             """Trunk and head of each of the models side by side."""
-            return [(self.base_model, self.score), *((peer["trunk"], peer["score"]) for peer in self.peers)]
+            peers: Any = self.peers
+            return [(self.base_model, self.score), *((peer["trunk"], peer["score"]) for peer in peers)]
 
         def forward(self, input_ids: Any = None, places: Tensor | None = None, **kwargs: Any) -> Any:
             if places is None:
