@@ -1,7 +1,7 @@
 """A policy trained against a learned judge until gold falls: `.venv/bin/python -m benchmarks.overoptimization [SEEDS]`.
 
 `assay ablate` of configs/overoptimization.yaml in two arms that share the warm start and the judge: to the end, and
-stopped at the peak of the gold score. Gold follows a tenth of the rollouts in the second arm; in the first, whose
+stopped at the peak of the gold score. Gold follows a quarter of the rollouts in the second arm; in the first, whose
 policy moves in the same steps bit for bit, it follows all of them, so that what was kept can be held against what
 there was. Prints a table and the fitted laws; runs and reports stay in runs/overoptimization (what is done there is not
 done again).

@@ -184,10 +184,12 @@ def warnings(found: dict[str, Any]) -> list[Warned]:
     if failed and _above(*_counted(failed), 0.05, LEVEL):
         text = f"could not judge {failed['value']:.1%} of {failed['n']} answers"
         out.append(Warned("failures", text, LEVEL, "failing on 5% of answers"))
-    for key, fooled in (found.get("keys") or {}).items():
-        if fooled and _above(*_counted(fooled), 0.05, LEVEL / len(found["keys"])):
-            text = f"takes the empty answer {key!r} for right on {fooled['value']:.0%} of {fooled['n']} tasks"
-            out.append(Warned("master_key", text, LEVEL, "fooled by each on 5% of tasks"))
+    keys = {key: fooled for key, fooled in (found.get("keys") or {}).items() if fooled}
+    if opened := {k: one for k, one in keys.items() if _above(*_counted(one), 0.05, LEVEL / len(keys))}:
+        worst = sorted(opened.items(), key=lambda item: -item[1]["value"])
+        said = ", ".join(f"{key!r} on {one['value']:.0%}" for key, one in worst)
+        text = f"takes empty answers for right: {said} of {worst[0][1]['n']} tasks"
+        out.append(Warned("master_key", text, LEVEL, "fooled by each on 5% of tasks"))
     for name, what in (("retest", "asked again"), ("order", "shown the answers in another order")):
         changed = found.get(name)
         if changed and changed["value"] > 0:
