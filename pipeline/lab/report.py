@@ -20,6 +20,7 @@ from pipeline.lab.reading import compared
 from pipeline.stores.files import read_jsonl, spread
 
 MAX_SAMPLES = 600
+NEAR = 5  # steps whose gold scores are one number
 MAX_SAMPLE_BYTES = 3_000_000  # of text, over all samples shown
 PROBLEMS = ("warning", "failed", "judge_restarted", "rollout_restarted")  # the kinds of events to be shown
 MAX_TEXT = 4000  # characters of one prompt, completion, reference or explanation
@@ -69,8 +70,9 @@ class Run:
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        """Each evaluate stage's accuracy with its interval."""
-        return [stage for stage in self.stages if stage.get("accuracy") is not None]
+        """Each evaluate stage's accuracy with its interval; of a run without any, that of its reward models."""
+        found = [stage for stage in self.stages if stage.get("accuracy") is not None]
+        return [stage for stage in found if stage.get("kind") in ("evaluate", "")] or found
 
 
 def write_report(run_dir: Path) -> Path:
@@ -104,11 +106,13 @@ def _section(run: Run, stage: str) -> dict[str, Any] | None:
         return None
     samples = [row for row in run.samples if row["stage"] == stage]
     kind = next((s["kind"] for s in run.stages if s["name"] == stage), "")
-    steps = max(max(xs) for xs, _ in found.values()) + 1
+    steps = max(max(xs) for xs, _ in ([found["learner/loss"]] if "learner/loss" in found else found.values())) + 1
+    beside = [s for s in run.stages if s["name"] == stage and s.get("accuracy") is not None]
     return {
         "stage": stage,
         "kind": kind,
         "steps": steps,
+        "held_out": beside[0] if beside else None,
         "charts": known + charts.repetition(samples),
         "rest": rest,
         "timing": charts.timing(found),
@@ -132,7 +136,9 @@ def _tiles(run: Run) -> list[dict[str, str]]:
         )
     steps, losses = found["learner/loss"]
     tiles.append({"name": "Steps", "value": f"{steps[-1] + 1:,}", "note": f"in stage {name}"})
-    if "rollout/tokens_per_s" in found:
+    if "gold/mean" in found:
+        tiles.insert(1, _gold_tile(found["gold/mean"][1]))
+    elif "rollout/tokens_per_s" in found:
         speed = found["rollout/tokens_per_s"][1]
         tiles.append(
             {"name": "Tokens/s", "value": number(sum(speed) / len(speed)), "note": "generated, mean over steps"}
@@ -145,6 +151,15 @@ def _tiles(run: Run) -> list[dict[str, str]]:
         share = sum(found["time/overhead"][1]) / sum(found["time/step"][1])
         tiles.append({"name": "Overhead", "value": percent(share), "note": "of step time: orchestration"})
     return tiles
+
+
+def _gold_tile(scores: Sequence[float]) -> dict[str, str]:
+    means = [sum(scores[i : i + NEAR]) / len(scores[i : i + NEAR]) for i in range(max(1, len(scores) - NEAR + 1))]
+    return {
+        "name": "Gold score",
+        "value": number(means[-1]),
+        "note": f"{number(max(means))} at its highest, mean of {NEAR} steps",
+    }
 
 
 def _strip(run: Run) -> list[dict[str, Any]]:
