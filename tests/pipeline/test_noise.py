@@ -34,6 +34,13 @@ def config(noise, **rewards):
     [
         ({"kind": "flip", "rate": 1.5}, "rewards.noise.rate: expected a number of at most 1, found 1.5"),
         ({"kind": "flip", "rate": -0.1}, "rewards.noise.rate: expected a number of at least 0, found -0.1"),
+        (
+            {"kind": "flip", "false_positive": 2},
+            "rewards.noise.false_positive: expected a number of at most 1, found 2",
+        ),
+        ({"kind": "flip", "false_negative": -1}, "rewards.noise.false_negative: expected a number of at least 0"),
+        ({"kind": "dropout", "rate": 1.2}, "rewards.noise.rate: expected a number of at most 1, found 1.2"),
+        ({"kind": "random", "share": -0.5}, "rewards.noise.share: expected a number of at least 0, found -0.5"),
         ({"kind": "flip"}, "rewards.noise: neither of `rate` and `false_positive`/`false_negative` given"),
         ({"kind": "flop", "rate": 0.1}, "rewards.noise: unknown kind 'flop'; did you mean 'flip'?"),
         ({"kind": "flip", "rate": 0.1, "scope": "group"}, "rewards.noise.scope: found 'group'"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from pipeline.lab.clustered import share
 from pipeline.lab.reportcard import LEVEL, Answers, card, partial, warnings
 
 
@@ -85,6 +86,19 @@ def test_warnings_fire_on_unbiased_sources_no_more_often_than_they_say(per_task)
             assert warning.false_positive_rate <= 0.35
     for name, count in fired.items():
         assert stats.binom.sf(count - 1, 200, LEVEL) > 1e-3, f"{name} fired on {count} of 200"
+
+
+def test_empty_answers_are_warned_of_no_more_often_than_said():
+    """200 sources, each fooled by each of seven keys on 5% of 200 tasks; and one that a single key opens."""
+    rng, tasks, fired = np.random.default_rng(6), np.arange(200), 0
+    nothing: dict = dict.fromkeys(("pairs", "length_bias", "format_bias", "failed"))
+    for _ in range(200):
+        keys = {str(k): share(rng.random(200) < 0.05, tasks) for k in range(7)}
+        fired += len(warnings(nothing | {"keys": keys}))
+    assert stats.binom.sf(fired - 1, 200, LEVEL) > 1e-3, f"fired on {fired} of 200"
+    opened = {"a": share(tasks < 150, tasks), "b": share(tasks < 5, tasks), "c": share(tasks < 60, tasks), "d": None}
+    [warned] = warnings(nothing | {"keys": opened})
+    assert warned.text == "takes empty answers for right: 'a' on 75%, 'c' on 30% of 200 tasks"
 
 
 def test_many_pairs_of_one_task_are_no_proof():
