@@ -90,7 +90,7 @@ def line(name: str, source: str, card: Mapping[str, Any]) -> str:
     told = dict.fromkeys(warning["what"].replace("_", " ") for warning in card["warnings"])
     cells = [
         name, source, cell(card["pairs"]), hard, cell(card["auc"], digits=2), cell(card["calibration"], "ece", 2),
-        f"{bias['r']:+.2f}" if bias else "", ", ".join(told) or "none", f"{card['answers_per_s']:.0f}",
+        f"{round(bias['r'], 2) + 0.0:+.2f}" if bias else "", ", ".join(told) or "none",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -108,8 +108,8 @@ def main() -> None:
         "letters": {"kind": "benchmarks.audit:letters", "weight": 0},
         "coin": {"kind": "benchmarks.audit:coin", "weight": 0},
     }
-    print("| data | source | pairs right | easy / normal / hard | AUC | ECE | length bias | warned of | answers/s |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print("| data | source | pairs right | easy / normal / hard | AUC | ECE | length bias | warned of |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     for name, path in files.items():
         asked = sources | ({"math": MATH | {"weight": 0}} if name == "GSM8K" else {})
         config = folder / f"{path.stem}.yaml"
