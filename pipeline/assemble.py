@@ -11,7 +11,7 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.config import Config, Optimizer, Rewards, Rollout, Sampling
 from pipeline.learned_judges import learned_here, located
@@ -21,11 +21,10 @@ from pipeline.streams import key
 from pipeline.tasks import TaskSets
 from pipeline.tasks.convex import augmented
 from rewards.errors import Refused
-from workers import types
+from workers import factories, types
 from workers.judging.hosts import hosted
 from workers.judging.pool import JudgePool
 from workers.learner.team import LearnerTeam, rank_names
-from workers.models import ModelInit
 from workers.placement import Ask, Placement, Reserved, arrange, reserved
 from workers.ports import Engine
 from workers.ray_actors import start_ray, stop_ray
@@ -35,10 +34,8 @@ from workers.turns import LearnerInTurn, RolloutsInTurn, Turns
 from workers.weights.transport import ObjectStoreTransport
 
 if TYPE_CHECKING:
-    from pipeline.sections import Learner
     from workers.learner.engine_torch import TorchLearner
     from workers.rollout.renderer import Renderer
-    from workers.rollout.served import Pause
 
 
 def tasks_of(config: Config) -> dict[str, TaskSets]:
@@ -128,10 +125,8 @@ async def hands(config: Config, run_dir: Path, texts: list[str]) -> Hands:
     await asyncio.to_thread(start_ray, cpus, config.cluster.address)
     path, timeout = model_path(config, run_dir), config.cluster.timeout_s
     taken = await reserved(placement, timeout)
-    init = config.model.init.build() if config.model.init else None
-    make_learner = partial(_learner, path, init, texts if init else [], config.seed, config.learner)
     ranks, cuda = config.learner.ranks, config.learner.gpus > 0
-    at_learner = (make_learner, config.learner.cpus, timeout, taken.start, ranks, cuda)
+    at_learner = (_make_learner(config, path, texts), config.learner.cpus, timeout, taken.start, ranks, cuda)
     module = VLLM if config.rollout.engine == "vllm" else TORCH
     at_rollout = (config.rollout.workers, config.rollout.cpus, timeout, taken.start, module, _least(config.rollout))
     if config.cluster.placement == "shared":
@@ -199,46 +194,28 @@ def check_engine(config: Config) -> None:
         check_engine_args(config.rollout.engine_args)
 
 
-# The engines' factories run in the workers; only there are models imported.
-
-
-def _learner(path: str, init: ModelInit | None, texts: list[str], seed: int, learner: Learner) -> TorchLearner:
-    from workers.learner.engine_torch import TorchLearner
-    from workers.learner.ranks import Ranks
-    from workers.learner.state import create_once
-
-    if init is not None:
-        create_once(init, texts, Path(path), seed, Ranks.here())
-    lora = learner.lora.build() if learner.lora else None
-    common = (path, learner.dtype, _device(learner.gpus), learner.gradient_checkpointing, lora)
+def _make_learner(config: Config, path: str, texts: list[str]) -> Callable[[], TorchLearner]:
+    learner, init = config.learner, config.model.init
+    made = (init.build() if init else None, texts if init else [], config.seed, path)
+    knobs = {
+        "dtype": learner.dtype,
+        "device": _device(learner.gpus),
+        "gradient_checkpointing": learner.gradient_checkpointing,
+        "lora": learner.lora.build() if learner.lora else None,
+    }
     if learner.engine == "torch":
-        return TorchLearner(*common)
-    from workers.learner.engine_deepspeed import DeepSpeedLearner
-
-    return DeepSpeedLearner(*common, stage=learner.splits, offload=learner.offload)
+        return partial(factories.torch_learner, *made, **knobs)
+    return partial(factories.deepspeed_learner, *made, **knobs, stage=learner.splits, offload=learner.offload)
 
 
 def _make_engine(config: Config) -> Callable[[str, Renderer], Engine]:
     rollout = config.rollout
     if rollout.engine == "vllm":
         sleeps = {"enable_sleep_mode": True} if rollout.gpus and config.cluster.placement == "shared" else {}
-        return partial(_vllm_engine, rollout.max_rows, rollout.dtype, rollout.engine_args | sleeps, rollout.pause)
-    return partial(_torch_engine, rollout.max_rows, rollout.dtype, _device(rollout.gpus), rollout.pause)
+        args = rollout.engine_args | sleeps
+        return partial(factories.vllm_engine, rollout.max_rows, rollout.dtype, args, rollout.pause)
+    return partial(factories.torch_engine, rollout.max_rows, rollout.dtype, _device(rollout.gpus), rollout.pause)
 
 
 def _device(gpus: int) -> str:
     return "cuda" if gpus else "cpu"
-
-
-def _torch_engine(max_rows: int, dtype: str, device: str, pause: Pause, path: str, renderer: Renderer) -> Engine:
-    from workers.rollout.torch_engine import torch_engine
-
-    return torch_engine(path, renderer, max_rows, dtype, device, pause)
-
-
-def _vllm_engine(
-    max_rows: int, dtype: str, engine_args: dict[str, Any], pause: Pause, path: str, renderer: Renderer
-) -> Engine:
-    from workers.rollout.vllm_engine import vllm_engine
-
-    return vllm_engine(path, renderer, max_rows, dtype, engine_args, pause)

@@ -89,7 +89,9 @@ def knobs_from(plug: type, base: type[PlugKnobs] = PlugKnobs, kind: str | None =
         elif dataclasses.is_dataclass(inner := _or_none(hint)):
             hint = _nested(inner) | None
         fields[field.name] = (hint, Field(default, description=description))
-    model = create_model(plug.__name__, __base__=base, __doc__=summary, **fields)
+    # There is no class statement from which to read what stands below an attribute; looking for one takes seconds.
+    light = {"use_attribute_docstrings": False}
+    model = create_model(plug.__name__, __base__=base, __doc__=summary, __cls_kwargs__=light, **fields)
     _PLUGS[model] = plug
     return model
 

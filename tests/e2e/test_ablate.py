@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -90,7 +91,9 @@ def test_killed_at_a_random_moment_and_run_again_it_is_the_same_table(whole, tmp
     assert "4 of 4 runs done" in page
 
 
-def test_a_failed_run_is_reported_and_ends_nothing(tmp_path):
+def test_a_failed_run_is_reported_and_ends_nothing(tmp_path, monkeypatch):
+    support = Path(__file__).parents[1] / "support"  # where `faulty` lies
+    monkeypatch.setenv("PYTHONPATH", f"{support}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     grid = write_grid(
         tmp_path,
         axes={"stages.rl.rewards.failure_window": [512, 4]},

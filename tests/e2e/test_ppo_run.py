@@ -14,29 +14,35 @@ PPO = (
 )
 
 
-@pytest.mark.parametrize("trunk", ["separate", "shared"])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, trunk):
-    text = TINY.replace(GRPO, PPO.replace("TRUNK", trunk))
+def test_killed_with_each_kind_of_trunk_and_resumed_equals_uninterrupted(tmp_path):
+    text = TINY.replace(GRPO, PPO.replace("TRUNK", "separate"))
     assert text != TINY
+    stage = next(line for line in text.splitlines() if line.startswith("  rl:"))
+    shared = stage.replace("rl:", "shared:").replace("trunk: separate", "trunk: shared")
+    text = text.replace(stage, f"{stage}\n{shared}")
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
     done = assay("run", write_config(tmp_path / "whole", text), "--run-dir", whole)
     assert done.returncode == 0, done.stderr
-    kill_at(["run", write_config(tmp_path / "killed", text), "--run-dir", killed], killed, "rl", 5)
-    resumed = assay("resume", killed)
+    command = ["run", write_config(tmp_path / "killed", text), "--run-dir", killed]
+    for name in ("rl", "shared"):
+        kill_at(command, killed, name, 5)
+        command = ["resume", killed]
+    resumed = assay(*command)
     assert resumed.returncode == 0, resumed.stderr
     weights = "model/model.safetensors"
     assert (whole / weights).read_bytes() == (killed / weights).read_bytes()
     assert repeatable(whole) == repeatable(killed)
-    steps = [row["metrics"] for row in metric_rows(whole) if row["stage"] == "rl"]
-    # Two updates a step: the critic alone for two steps, in which the policy is the reference.
-    assert ["learner/lr" in step for step in steps] == [False, False, True, True, True, True, True]
-    assert all({"critic/loss", "critic/lr", "critic/return_mean"} <= set(step) for step in steps)
-    coefficients = [step["policy/kl_coefficient"] for step in steps]
-    assert coefficients[0] == 0.05
-    assert coefficients[1] == pytest.approx(0.05 * (1 - 0.2 * 16 / 100))
-    assert len(set(coefficients)) == len(coefficients)
+    for name in ("rl", "shared"):
+        steps = [row["metrics"] for row in metric_rows(whole) if row["stage"] == name]
+        # Two updates a step: the critic alone for two steps, in which the policy is the reference.
+        assert ["learner/lr" in step for step in steps] == [False, False, True, True, True, True, True]
+        assert all({"critic/loss", "critic/lr", "critic/return_mean"} <= set(step) for step in steps)
+        coefficients = [step["policy/kl_coefficient"] for step in steps]
+        assert coefficients[0] == 0.05
+        assert coefficients[1] == pytest.approx(0.05 * (1 - 0.2 * 16 / 100))
+        assert len(set(coefficients)) == len(coefficients)
 
 
 def test_a_critic_starts_from_an_earlier_stages_reward_model(tmp_path):

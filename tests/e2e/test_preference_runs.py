@@ -96,11 +96,12 @@ def test_the_reward_model_is_saved_and_the_policy_stays(finished):
     assert 0 <= summary["stages"]["after"]["accuracy"] <= 1
 
 
-@pytest.mark.parametrize(("stage", "step"), [("dpo", 3), ("lift", 4)])
-def test_a_run_that_was_killed_in_a_stage_goes_on_bit_for_bit(finished, tmp_path, stage, step):
+def test_a_run_that_was_killed_in_two_stages_goes_on_bit_for_bit(finished, tmp_path):
     """In `lift` with tasks that wait for their demonstrations."""
-    config = write_config(tmp_path, HEAD + STAGES)
-    kill_at(["run", config, "--run-dir", tmp_path / "run"], tmp_path / "run", stage, step)
-    done = assay("resume", tmp_path / "run")
+    command = ["run", write_config(tmp_path, HEAD + STAGES), "--run-dir", tmp_path / "run"]
+    for stage, step in (("dpo", 3), ("lift", 4)):
+        kill_at(command, tmp_path / "run", stage, step)
+        command = ["resume", tmp_path / "run"]
+    done = assay(*command)
     assert done.returncode == 0, done.stderr
     assert repeatable(tmp_path / "run") == repeatable(finished)

@@ -10,25 +10,18 @@ from tiny_run import assay, kill_at, metric_rows, repeatable, write_config
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    ("stage", "step"),
-    [("warm_start", 0), ("warm_start", 29), ("rl", 3), ("rl", 6)],
-    ids=["before the first checkpoint", "at a stage's last step", "between two checkpoints", "at the last step"],
-)
-def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, stage, step):
+# Before the first checkpoint, at a stage's last step, between two checkpoints, at the last step of all.
+MOMENTS = [("warm_start", 0), ("warm_start", 29), ("rl", 3), ("rl", 6)]
+
+
+def test_killed_four_times_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
     run_dir = tmp_path / "run"
-    kill_at(["run", write_config(tmp_path), "--run-dir", run_dir], run_dir, stage, step)
-    assert not (run_dir / "model").exists()
-    resumed = assay("resume", run_dir)
-    assert resumed.returncode == 0, resumed.stderr
-    weights = "model/model.safetensors"
-    assert (run_dir / weights).read_bytes() == (uninterrupted / weights).read_bytes()
-    assert repeatable(run_dir) == repeatable(uninterrupted)
-    samples = "samples.jsonl"
-    assert (run_dir / samples).read_text() == (uninterrupted / samples).read_text()
-    stages = json.loads((run_dir / "summary.json").read_text())["stages"]
-    expected = json.loads((uninterrupted / "summary.json").read_text())["stages"]
-    assert {n: s.get("accuracy") for n, s in stages.items()} == {n: s.get("accuracy") for n, s in expected.items()}
+    command = ["run", write_config(tmp_path), "--run-dir", run_dir]
+    for stage, step in MOMENTS:
+        kill_at(command, run_dir, stage, step)
+        assert not (run_dir / "model").exists()
+        command = ["resume", run_dir]
+    assert_done_alike(run_dir, uninterrupted)
 
 
 def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path):
@@ -38,13 +31,22 @@ def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path):
     data = bytearray((newest / "learner.safetensors").read_bytes())
     data[len(data) // 2] ^= 1
     (newest / "learner.safetensors").write_bytes(bytes(data))
-    resumed = assay("resume", run_dir)
-    assert resumed.returncode == 0, resumed.stderr
+    assert_done_alike(run_dir, uninterrupted)
     events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
     assert any(e["kind"] == "warning" and f"checkpoint {newest.name} is damaged" in e["text"] for e in events)
-    weights = "model/model.safetensors"
+
+
+def assert_done_alike(run_dir, uninterrupted):
+    """Resumes the run: its numbers, samples and weights are then the other's."""
+    resumed = assay("resume", run_dir)
+    assert resumed.returncode == 0, resumed.stderr
+    weights, samples = "model/model.safetensors", "samples.jsonl"
     assert (run_dir / weights).read_bytes() == (uninterrupted / weights).read_bytes()
     assert repeatable(run_dir) == repeatable(uninterrupted)
+    assert (run_dir / samples).read_text() == (uninterrupted / samples).read_text()
+    stages = json.loads((run_dir / "summary.json").read_text())["stages"]
+    expected = json.loads((uninterrupted / "summary.json").read_text())["stages"]
+    assert {n: s.get("accuracy") for n, s in stages.items()} == {n: s.get("accuracy") for n, s in expected.items()}
 
 
 def test_no_step_is_missing_or_twice(uninterrupted):

@@ -84,19 +84,16 @@ class RolloutPool:
         """How many workers are up."""
         return sum(place.up for place in self._places)
 
-    def _suffice(self) -> bool:
-        """Whether those that are up are as many as there must be."""
-        return self.present() >= self.least
-
     def _spare(self, i: int) -> bool:
         """Whether the pool can do without place `i`: until the run has begun, without the last ones."""
-        return self._suffice() if self._begun else i >= self.least
+        others = sum(place.up for place in self._places if place is not self._places[i])
+        return others >= self.least if self._begun else i >= self.least
 
     async def _present(self) -> Sequence[Place]:
         """Who is dealt to: everyone, or those that are up where the pool does with fewer; waits for as many."""
         if self.least == self.workers:
             return self._places
-        while not self._suffice():
+        while self.present() < self.least:
             down = [place for place in self._places if not place.up]
             await asyncio.wait([place.opening for place in down], return_when=asyncio.FIRST_COMPLETED)
             for place in down:

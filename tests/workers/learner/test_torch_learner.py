@@ -261,7 +261,7 @@ def test_metrics_of_an_update_by_hand(path):
             entropies += (-(table.exp() * table).sum(-1)).tolist()
             ratio = (logp - rollout).exp()
             ratios += ratio.tolist()
-            a = torch.from_numpy(c.advantage).double()
+            a = torch.from_numpy(c.advantage.copy()).double()
             clipped += (ratio.clamp(0.8, 1.2) * a < ratio * a).tolist()
     metrics = made.update(plan(credits_, 120)).metrics
     assert metrics["policy/logprob_gap_max"] == pytest.approx(max(gaps), rel=1e-4)
