@@ -86,7 +86,7 @@ def test_a_killed_learner_ends_the_run_with_its_name(tmp_path):
     assert (run_dir / "error.txt").exists() and (run_dir / "report.html").exists()
 
 
-@pytest.mark.parametrize(("engine", "workers"), [("torch", 1), ("torch", 2), ("vllm", 1)])
+@pytest.mark.parametrize(("engine", "workers"), [("torch", 2), ("vllm", 1)])
 def test_a_run_outlives_a_killed_rollout_worker(tmp_path, engine, workers):
     config, run_dir = write_config(tmp_path), tmp_path / "run"
     command = [ASSAY, "run", config, "--run-dir", run_dir, "stages.rl.steps=30", "stages.rl.groups_per_step=16"]

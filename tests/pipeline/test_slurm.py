@@ -7,7 +7,9 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from tiny_run import ASSAY, metric_rows, write_config
@@ -52,14 +54,13 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
+def slurm():
     """The environment in which sbatch finds a Slurm of its own."""
     missing = [name for name in ("munged", "slurmctld", "slurmd") if not shutil.which(name)]
     if missing or os.geteuid():
         pytest.skip(f"{', '.join(missing) or 'root'} needed (Debian packages slurm-wlm and munge, as root)")
-    folder = tmp_path_factory.mktemp("slurm")
-    for path in [folder, *folder.parents[:2]]:
-        path.chmod(0o755)  # munged is another user
+    folder = Path(tempfile.mkdtemp(prefix="assay-slurm-"))
+    folder.chmod(0o755)  # munged is another user, and pytest's folders are its own alone
     for name in ("state", "spool", "munge"):
         (folder / name).mkdir()
     key = folder / "munge/key"
@@ -74,11 +75,11 @@ def slurm(tmp_path_factory):
     munged = [word.replace("=", f"={folder}/munge/") for word in munged] + [f"--log-file={folder}/munge/log", "--force"]
     started = [subprocess.Popen(["runuser", "-u", "munge", "--", *munged], stderr=subprocess.DEVNULL)]
     try:
-        wait_for(lambda: (folder / "munge/socket").exists(), 120)
+        wait_for(lambda: (folder / "munge/socket").exists(), 30)
         started += [
             subprocess.Popen([daemon, "-D"], env=env, stderr=subprocess.DEVNULL) for daemon in ("slurmctld", "slurmd")
         ]
-        wait_for(lambda: "idle" in told(env, "sinfo", "--noheader", "--format=%T"), 240)
+        wait_for(lambda: "idle" in told(env, "sinfo", "--noheader", "--format=%T"), 120)
         yield env
     finally:
         for process in reversed(started):
@@ -88,6 +89,7 @@ def slurm(tmp_path_factory):
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_for(done, seconds: float) -> None:
@@ -115,7 +117,7 @@ def test_a_run_on_a_real_slurm(slurm, tmp_path):
         return told(slurm, "scontrol", "show", "job", job).partition("JobState=")[2].split()[0]
 
     try:
-        wait_for(lambda: state() not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"), 500)
+        wait_for(lambda: state() not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"), 300)
     finally:
         subprocess.run(["scancel", job], env=slurm, check=False)
     log = (tmp_path / f"tiny-{job}.log").read_text()
