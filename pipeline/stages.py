@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pipeline.algorithms import Kto, Process, Relift, Sft
+from pipeline.algorithms import Collaborative, Kto, Process, Relift, Sft
+from pipeline.algorithms.collaborative import Paced
 from pipeline.algorithms.kl_control import Controlled
 from pipeline.algorithms.ppo import Ppo
 from pipeline.assemble import Hands, optimization_of, sampling_of
@@ -139,7 +140,9 @@ async def _offline(
 async def _reward_model(
     name: str, stage: RewardModelStage, hands: Hands, tasks: TaskSets, recorder: Recorder, resumed: Resumed | None
 ) -> dict[str, Any]:
-    algorithm = stage.algorithm.build()
+    algorithm: Any = stage.algorithm.build()
+    if isinstance(algorithm, Collaborative):
+        algorithm = Paced(algorithm, recorder.memory)
     start = await _begin(stage, algorithm, 1.0, hands, resumed, algorithm.scalar)
     task_at, wave = _task_at(hands.config, name, tasks), stage.groups_per_step
     by_steps = isinstance(algorithm, Process)

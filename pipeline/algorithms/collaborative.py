@@ -6,9 +6,9 @@ have learned their errors by heart, reviews them: of a step's tasks, `doubt` at 
 answer the reviewer has furthest behind. Its margin is r_w - r_l, the mean over a task's ranked pairs; one that it has
 ahead is never left out. What is left is learned by Bradley-Terry (`reward_model.py`). The reward is the mean of both.
 
-What differs: the paper's peers return the pairs of each other's mini-batches with high margins, in a share that follows
-a schedule, and order all pairs from easy to hard; here a reviewer that knows nothing yet has nothing behind, which
-needs no schedule, and the order is the data's.
+A reviewer that knows nothing yet would confirm itself: over the first `warmup` steps nothing is left out, over as many
+more `doubt` grows to what it is. What differs: the paper also orders all pairs from easy to hard, and its peers return
+the pairs with the highest margins whether ahead or not.
 """
 
 from __future__ import annotations
@@ -50,11 +50,13 @@ class Collaborative:
     """Two reward models from pairs, some of which are labelled wrong.
 
     doubt     the share of a step's tasks that reviewers may leave out: about that of wrong labels
+    warmup    steps without doubt; it grows over as many more
     depth     layers of the heads
     centring  weight of what holds the rewards of a pair near 0 together
     """
 
     doubt: Annotated[float, Gt(0), Lt(1)] = 0.4
+    warmup: Annotated[int, Ge(0)] = 0
     depth: Depth = 1
     centring: Annotated[float, Ge(0)] = 0.0
 
@@ -85,6 +87,26 @@ class Collaborative:
         kept = [one for place, one in enumerate(groups) if place not in left_out]
         found = [_dealt(credit) for _, made in kept for credit in made]
         return found, {"learner/pairs_left_out": len(left_out) / len(groups)} if groups else {}
+
+
+class Paced:
+    """`Collaborative` whose doubt grows with the stage's steps.
+
+    memory  holds how many there were; a stage's checkpoints keep it (`State.memory`)
+    """
+
+    def __init__(self, algorithm: Collaborative, memory: dict[str, float]):
+        self._at_last, self.memory = algorithm, memory
+        self.memory.setdefault("collaborative/step", 0.0)
+        self.needs, self.losses, self.scalar = algorithm.needs, algorithm.losses, algorithm.scalar
+        self.updates_per_step = algorithm.updates_per_step
+
+    def credit(self, samples: Sequence[Sample], signals: Sequence[Signals]) -> tuple[list[Credit], dict[str, float]]:
+        """Credit with the doubt of this step, which is then counted."""
+        step, warmup = self.memory["collaborative/step"], self._at_last.warmup
+        grown = min(max(step / warmup - 1, 0.0), 1.0) if warmup else 1.0
+        self.memory["collaborative/step"] += 1
+        return replace(self._at_last, doubt=grown * self._at_last.doubt).credit(samples, signals)
 
 
 def _dealt(credit: Credit) -> Credit:

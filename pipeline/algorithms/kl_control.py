@@ -42,7 +42,7 @@ class KlControl:
 
 
 class Controlled:
-    """PPO whose coefficient follows its `KlControl`: the one algorithm with a memory from step to step.
+    """PPO whose coefficient follows its `KlControl`, with a memory from step to step.
 
     memory  holds the coefficient; a stage's checkpoints keep it (`State.memory`)
     """

@@ -43,7 +43,7 @@ class ScalarJudge:
                 f"model {spec.path!r}: its head has {config.num_labels} labels, expected {spec.labels}"
                 + ("" if spec.labels > 1 else "; a reward model has one, several need `labels` and names for them")
             )
-        own = hasattr(config, "head_depth")
+        self._own = own = hasattr(config, "head_depth")
         self.model: Any = load_scalar(spec.path) if own else self._load()
         self._packed = own or self._adopted()
         self._device = "cuda" if torch.cuda.is_available() and spec.gpus else "cpu"
@@ -71,8 +71,7 @@ class ScalarJudge:
         position = torch.arange(len(ids)) - torch.repeat_interleave(starts, lengths)
         places = np.concatenate([places + int(start) for (_, places), start in zip(batch, starts, strict=True)])
         where, numbers = torch.from_numpy(places).to(self._device), []
-        one = self.model
-        for trunk, head in one.parts() if hasattr(one, "parts") else [(one.base_model, one.get_submodule("score"))]:
+        for trunk, head in self._parts():
             hidden = trunk(
                 ids[None].to(self._device),
                 position_ids=position[None].to(self._device),
@@ -81,6 +80,10 @@ class ScalarJudge:
             ).last_hidden_state[0]
             numbers.append(apply_head(head, hidden[where]))
         return torch.stack(numbers).mean(0)
+
+    def _parts(self) -> list[tuple[Any, torch.nn.Module]]:
+        """Trunk and head of each of the models side by side."""
+        return self.model.parts() if self._own else [(self.model.base_model, self.model.get_submodule("score"))]
 
     def _read_padded(self, batch: Sequence[Encoded]) -> Tensor:
         longest = max(len(ids) for ids, _ in batch)

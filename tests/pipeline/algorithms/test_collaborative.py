@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.algorithms import Collaborative
-from pipeline.algorithms.collaborative import CollaborativeLoss, owner
+from pipeline.algorithms.collaborative import CollaborativeLoss, Paced, owner
 from workers.types import Sample, Signals
 
 
@@ -23,7 +23,7 @@ def prompt_of(which, taken):
     return next(p for n in range(1000) if owner(sample(0, 0, 1.0, p := (n, 3))) == which and p not in taken)
 
 
-def step(rows):
+def step_of(rows):
     """Groups of two, better first: (whose, the reviewer's numbers); the owner's own numbers say nothing here."""
     samples, signals, taken = [], [], []
     for group, (whose, numbers) in enumerate(rows):
@@ -37,7 +37,7 @@ def step(rows):
 
 
 def learned(doubt, rows):
-    found, metrics = Collaborative(doubt=doubt).credit(*step(rows))
+    found, metrics = Collaborative(doubt=doubt).credit(*step_of(rows))
     return [c.sample.group for c in found[::2]], found, metrics.get("learner/pairs_left_out")
 
 
@@ -68,6 +68,19 @@ def test_a_prompt_has_the_same_owner_in_every_epoch_and_both_own_half():
     owners = [owner(sample(g, 0, 1.0, p)) for g, p in enumerate(prompts)]
     assert owners == [owner(sample(g + 5000, 1, 0.0, p)) for g, p in enumerate(prompts)]
     assert 430 < sum(owners) < 570
+
+
+def test_doubt_grows_after_the_warmup_and_goes_on_where_a_checkpoint_left_it():
+    rows = [(0, (0.0, 1.0))] * 10
+    memory: dict[str, float] = {}
+    left_out = []
+    for step in range(12):
+        if step in (0, 7):
+            paced = Paced(Collaborative(doubt=0.8, warmup=4), memory)
+        left_out.append(paced.credit(*step_of(rows))[1]["learner/pairs_left_out"])
+    assert left_out == [0, 0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8]
+    at_once = Paced(Collaborative(doubt=0.8), {})
+    assert at_once.credit(*step_of(rows))[1]["learner/pairs_left_out"] == 0.8
 
 
 def test_the_loss_is_bradley_terrys_of_the_owners_numbers():

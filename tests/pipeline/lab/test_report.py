@@ -51,6 +51,25 @@ def test_the_headline_and_the_stages(report):
     assert "algorithm: {kind: grpo, group_size: 8}" in text
 
 
+def test_a_reward_models_accuracy_is_no_policys_and_gold_stands_on_top(tmp_path):
+    run = made_run.make_run(tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    judge = {"kind": "reward_model", "seconds": 1.0, "n": 400, "accuracy": 0.913, "interval": [0.88, 0.94]}
+    summary["stages"] = {"judge": judge, **summary["stages"]}
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in (row for row in rows if row["stage"] == "rl"):
+        row["metrics"] |= {"gold/mean": 0.5 if row["step"] < 30 else 0.1}
+    rows += [{**rows[0], "stage": "judge", "step": step} for step in range(3)]
+    rows.append({**rows[0], "stage": "judge", "step": 3, "metrics": {"eval/accuracy": 0.913}})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "summary.json").write_text(json.dumps(summary))
+    page = outside_scripts(write_report(run).read_text())
+    headline = page[page.index('class="big"') : page.index('class="intervals"')]
+    assert "41.0%" in headline and "96.2%" in headline and "91.3%" not in headline
+    assert "reward_model, 3 steps, 91.3% [88.0, 94.0] right on 400 held out" in page
+    assert re.search(r"Gold score</h3><p class=\"value\">0\.1.*0\.500 at its highest, mean of 5 steps", page)
+
+
 def test_curves_are_those_that_the_stage_has(report):
     sft, rl = data(report.read_text())["sections"]
     assert [chart["title"] for chart in sft["charts"]] == [
