@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.gold import gold_places
-from pipeline.lab.overoptimization import BestOfN, best_of_n, pools
+from pipeline.lab.overoptimization import BestOfN, Law, Unfitted, best_of_n, fit_best_of_n, pools
 from pipeline.lab.statistics import wilson
 from pipeline.metrics import group_metrics
 from pipeline.producer import Clock, attempt
@@ -27,6 +27,7 @@ class Evaluation:
 
     gold       mean score of the gold source, where there is one
     best_of_n  what the best of n samples by the reward is worth to the gold source
+    law        Gao's through it
     """
 
     accuracy: float
@@ -36,6 +37,7 @@ class Evaluation:
     groups: list[ScoredGroup]
     gold: float | None = None
     best_of_n: Sequence[BestOfN] = ()
+    law: Law | Unfitted | None = None
 
     def metrics(self) -> dict[str, float]:
         """What is logged of it."""
@@ -55,7 +57,15 @@ class Evaluation:
             out["gold"] = self.gold
         if self.best_of_n:
             out["best_of_n"] = [asdict(point) for point in self.best_of_n]
+        if self.best_of_n and self.law:
+            out["best_of_n_law"] = _told(self.law)
         return out
+
+
+def _told(law: Law | Unfitted) -> dict[str, Any]:
+    """In numbers that JSON has: the interval of a peak that can't be named may have no end."""
+    named = isinstance(law, Law) and law.named
+    return asdict(law) if named or isinstance(law, Unfitted) else asdict(law) | {"peak_interval": None}
 
 
 async def evaluate(
@@ -91,5 +101,6 @@ async def evaluate(
         len(verdicts) - len(rewards),
         groups,
         sum(gold) / len(gold) if gold else None,
-        best_of_n(pools(groups)),
+        best_of_n(pool := pools(groups)),
+        fit_best_of_n(pool),
     )

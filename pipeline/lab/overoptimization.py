@@ -6,7 +6,8 @@ With d the square root of the KL to the policy that was started from, the gold s
     by best-of-n   R(d) = d (a - b d)            peak at d* = a / 2b,         R* = a^2 / 4b
 
 with R(0) = 0: it is the gain over the start that is fitted. Both are linear in a and b, so least squares gives them;
-their intervals are a bootstrap's, for RL of blocks of steps, since neighbouring steps share their policy. `a` is what a
+their intervals are a bootstrap's, for RL of blocks of steps, since neighbouring steps share their policy, for best-of-n
+of tasks, whose samples stand behind every point. `a` is what a
 little optimisation gains, `b` how fast the proxy is seen through.
 
 A peak is named only where it and its whole interval lie inside the data: an extrapolated one is a guess. The RL form
@@ -90,6 +91,11 @@ def fit(
 
     found = solve(np.arange(len(x)))
     replicates = bootstrap(solve, len(x), seed, min(block, len(x)))
+    return _law(form, found, replicates, x, float(found[2]) if start is None else start)
+
+
+def _law(form: Form, found: np.ndarray, replicates: np.ndarray, x: np.ndarray, start: float) -> Law:
+    """Of a and b as they were found, and of a bootstrap's f64[R, 2 or more]."""
     low, high = interval(replicates[:, :2])
     peak = _peak(form, found[0], found[1])
     # A replicate without a peak has it beyond all data.
@@ -111,7 +117,7 @@ def fit(
         refusal=refusal,
         reach=reach,
         points=len(x),
-        start=float(found[2]) if start is None else start,
+        start=start,
     )
 
 
@@ -176,18 +182,38 @@ def best_of_n(found: Sequence[Pool]) -> list[BestOfN]:
     Without bias from one pool of N samples: sorted by the proxy, the i-th is the best of a random n with probability
     C(i - 1, n - 1) / C(N, n). Empty where a pool has one sample.
     """
+    sizes, chosen = _chosen(found)
+    means = chosen.mean(axis=0).tolist() if sizes else []
+    return [BestOfN(n, math.sqrt(best_of_n_kl(n)), *mean) for n, mean in zip(sizes, means, strict=True)]
+
+
+def fit_best_of_n(found: Sequence[Pool], seed: int = 0) -> Law | Unfitted:
+    """The law through the gold scores of that curve; its start is the one sample's."""
+    sizes, chosen = _chosen(found)
+    if len(sizes) <= LEAST:
+        seen = max(0, len(sizes) - 1)
+        return Unfitted(f"no peak can be named: {seen} distances above 0, expected {LEAST} or more")
+    x, gold = np.sqrt([best_of_n_kl(n) for n in sizes[1:]]), chosen[:, :, 1]
+    inverse = np.linalg.pinv(_terms("best_of_n", x))
+
+    def solve(places: np.ndarray) -> np.ndarray:
+        mean = gold[places].mean(axis=0)
+        return inverse @ (mean[1:] - mean[0])
+
+    every = np.arange(len(gold))
+    return _law("best_of_n", solve(every), bootstrap(solve, len(gold), seed), x, float(gold[:, 0].mean()))
+
+
+def _chosen(found: Sequence[Pool]) -> tuple[list[int], np.ndarray]:
+    """n = 1, 2, 4, ... up to the smallest pool, none where it holds one sample; and of each pool the mean proxy and
+    gold score of what is chosen of so many, f64[tasks, n's, 2]."""
     most = min((len(proxy) for proxy, _ in found), default=0)
     if most < 2:
-        return []
+        return [], np.zeros((len(found), 0, 2))
     sizes = [2**k for k in range(most.bit_length()) if 2**k < most] + [most]
-    ordered = [(np.sort(proxy), _by_proxy(proxy, gold)) for proxy, gold in found]
-    out = []
-    for n in sizes:
-        weights = [order_weights(len(proxy), n) for proxy, _ in ordered]
-        chosen = [(w @ proxy, w @ gold) for w, (proxy, gold) in zip(weights, ordered, strict=True)]
-        proxies, golds = np.array(chosen).T
-        out.append(BestOfN(n, math.sqrt(best_of_n_kl(n)), float(proxies.mean()), float(golds.mean())))
-    return out
+    weights = {size: np.stack([order_weights(size, n) for n in sizes]) for size in {len(proxy) for proxy, _ in found}}
+    ordered = (np.column_stack([np.sort(proxy), _by_proxy(proxy, gold)]) for proxy, gold in found)
+    return sizes, np.stack([weights[len(rows)] @ rows for rows in ordered])
 
 
 def best_of_n_kl(n: int) -> float:

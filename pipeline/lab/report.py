@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.lab import charts
-from pipeline.lab.gold_chart import gold_chart
+from pipeline.lab.gold_chart import best_of_n_chart, gold_chart
 from pipeline.lab.page import charted, number, percent, write_page
 from pipeline.lab.reading import compared
 from pipeline.stores.files import read_jsonl, spread
@@ -79,6 +79,7 @@ def write_report(run_dir: Path) -> Path:
     """Renders the run's page and puts it in place whole. Returns its path."""
     run = Run.read(run_dir)
     sections = [section for name in run.curves if (section := _section(run, name))]
+    sections += [_best_of_n(stage, chart) for stage in run.stages if (chart := best_of_n_chart(stage))]
     evaluations = [stage["name"] for stage in run.evaluations]
     shown = compared(_samples(run.samples, evaluations[-2:]), evaluations)
     more = [key for key in ("disagreeing", "changed") if any(key in row for row in shown)]
@@ -119,6 +120,12 @@ def _section(run: Run, stage: str) -> dict[str, Any] | None:
         "maps": charts.distributions(samples),
         "gold": gold_chart(found),
     }
+
+
+def _best_of_n(stage: Mapping[str, Any], chart: dict[str, Any]) -> dict[str, Any]:
+    """The section of an evaluation that drew several samples for a task."""
+    empty: dict[str, Any] = {"charts": [], "rest": [], "maps": [], "timing": None, "held_out": None}
+    return {"stage": stage["name"], "kind": stage.get("kind", ""), "steps": 0, "gold": chart, **empty}
 
 
 def _tiles(run: Run) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.lab.overoptimization import Law, Unfitted, best_of_n, best_of_n_kl, fit, order_weights
+from pipeline.lab.overoptimization import Law, Unfitted, best_of_n, best_of_n_kl, fit, fit_best_of_n, order_weights
 
 RL_AB = [(0.5, 0.2), (1.0, 0.45), (0.3, 0.15)]
 BON_AB = [(0.8, 0.2), (0.5, 0.1)]
@@ -106,6 +106,38 @@ def test_best_of_n_is_the_mean_over_all_subsets(pool, data):
         assert point.gold == pytest.approx(np.mean(golds), abs=1e-9)
         assert point.proxy == pytest.approx(np.mean(proxies), abs=1e-9)
         assert point.d == pytest.approx(np.sqrt(best_of_n_kl(point.n)))
+
+
+def drawn(rng, tasks, samples=32):
+    """Pools whose proxy first goes along with gold, and against it where it is high."""
+    for _ in range(tasks):
+        gold = rng.normal(0.4 + 0.2 * rng.normal(), 0.5, samples)
+        yield gold + rng.standard_t(2, samples), gold
+
+
+def test_the_law_of_best_of_n_is_that_of_the_curve_with_intervals_over_tasks():
+    rng = np.random.default_rng(4)
+    found = list(drawn(rng, 40))
+    law, points = fit_best_of_n(found), best_of_n(found)
+    assert isinstance(law, Law)
+    plain = fit("best_of_n", [p.d for p in points], [p.gold for p in points], start=points[0].gold)
+    assert isinstance(plain, Law)
+    assert (law.a, law.b, law.start, law.points) == pytest.approx((plain.a, plain.b, points[0].gold, 5))
+    whole = fit_best_of_n(list(drawn(rng, 4000)))
+    assert isinstance(whole, Law)
+    inside = []
+    for _ in range(60):
+        one = fit_best_of_n(list(drawn(rng, 60)))
+        assert isinstance(one, Law)
+        inside += [one.a_interval[0] < whole.a < one.a_interval[1], one.b_interval[0] < whole.b < one.b_interval[1]]
+    assert np.mean(inside) > 0.85
+
+
+def test_a_law_of_best_of_n_needs_more_than_sixteen_samples():
+    rng = np.random.default_rng(5)
+    few = fit_best_of_n(list(drawn(rng, 30, samples=16)))
+    assert isinstance(few, Unfitted) and few.reason == "no peak can be named: 4 distances above 0, expected 5 or more"
+    assert isinstance(fit_best_of_n([]), Unfitted)
 
 
 def test_weights_are_probabilities_even_for_large_pools():

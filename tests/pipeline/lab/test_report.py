@@ -70,6 +70,19 @@ def test_a_reward_models_accuracy_is_no_policys_and_gold_stands_on_top(tmp_path)
     assert re.search(r"Gold score</h3><p class=\"value\">0\.1.*0\.500 at its highest, mean of 5 steps", page)
 
 
+def test_an_evaluation_of_many_samples_shows_its_best_of_n(tmp_path):
+    run = made_run.make_run(tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    points = [{"n": n, "d": n / 10, "proxy": n / 2, "gold": 0.4 + n / 100} for n in (1, 2, 4)]
+    law = {"reason": "no peak can be named: 2 distances above 0, expected 5 or more"}
+    summary["stages"]["after"] |= {"best_of_n": points, "best_of_n_law": law}
+    (run / "summary.json").write_text(json.dumps(summary))
+    page = write_report(run).read_text()
+    shown = data(page)["sections"][-1]["gold"]
+    assert shown["d"] == [0.1, 0.2, 0.4] and shown["gold"] == [0.41, 0.42, 0.44] and shown["law"]["x"] == []
+    assert "<h3>Best of n</h3>" in page and "expected 5 or more." in outside_scripts(page)
+
+
 def test_curves_are_those_that_the_stage_has(report):
     sft, rl = data(report.read_text())["sections"]
     assert [chart["title"] for chart in sft["charts"]] == [
