@@ -1,10 +1,9 @@
 """A policy trained against a learned judge until gold falls: `.venv/bin/python -m benchmarks.overoptimization [SEEDS]`.
 
 `assay ablate` of configs/overoptimization.yaml in two arms that share the warm start and the judge: to the end, and
-stopped at the peak of the gold score. Gold follows a quarter of the rollouts in the second arm; in the first, whose
-policy moves in the same steps bit for bit, it follows all of them, so that what was kept can be held against what
-there was. Prints a table and the fitted laws; runs and reports stay in runs/overoptimization (what is done there is not
-done again).
+stopped at the peak of the gold score. Both policies move in the same steps, bit for bit, so that what was kept can be
+held against what there was. Prints a table and the fitted laws; runs and reports stay in runs/overoptimization (what is
+done there is not done again).
 """
 
 from __future__ import annotations
@@ -30,10 +29,7 @@ NEAR = 11  # steps around one that its gold score is the mean of: 2,816 rollouts
 
 
 def ablation(seeds: list[int]) -> dict[str, Any]:
-    arms = {
-        WHOLE: {"stages.rl.rewards.gold.share": 1.0},
-        STOPPED: {"stages.rl.stop_at_peak": {"window": WINDOW, "patience": 3}},
-    }
+    arms = {WHOLE: {}, STOPPED: {"stages.rl.stop_at_peak": {"window": WINDOW, "patience": 3}}}
     measure = {"accuracy": "after/accuracy", "gold": {"metric": "rl/gold/mean", "over": "last", "window": WINDOW}}
     return {
         "base": str(ROOT / "configs" / "overoptimization.yaml"),

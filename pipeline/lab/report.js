@@ -89,7 +89,7 @@ function gold(g) {
   const points = (y, name, colour, more) => ({ x: g.d, y, name, mode: "markers", marker: { size: 5, color: translucent(css(colour), 0.6) }, hovertemplate: "%{y:.4~g}", ...more });
   const traces = [points(g.proxy, "reward", "--c0", { yaxis: "y2" }), points(g.gold, "gold", "--c1", {})];
   if (g.law.x.length) traces.push({ x: g.law.x, y: g.law.y, name: "law", mode: "lines", line: { color: css("--c3"), width: 2 }, hovertemplate: "%{y:.4~g}" });
-  const right = { overlaying: "y", side: "right", showgrid: false, zeroline: false, automargin: true, nticks: 5, tickfont: { color: css("--c0") }, tickformat: ".3~g" };
+  const right = { overlaying: "y", side: "right", showgrid: false, zeroline: false, automargin: true, tickmode: "auto", nticks: 5, tickfont: { color: css("--c0") }, tickformat: ".3~g" };
   return { traces, layout: layout({ hovermode: "closest", yaxis: { tickformat: "~g", tickfont: { color: css("--c1") } }, yaxis2: right, xaxis: { tickformat: "~g", hoverformat: ".3~g", unifiedhovertitle: {} } }) };
 }
 
