@@ -126,9 +126,11 @@ def _learning(config: Config, stage: TrainStage, sizes: ModelSizes, longest: Lon
     logits = chunk * sizes.vocabulary * CHUNKS * BYTES["float32"]
     widths = (sizes.hidden, sizes.query_width + sizes.kv_width, sizes.intermediate)
     every = sum(n * width for n, width in zip(KEPT[dtype], widths, strict=True))
-    kept = sizes.hidden * BYTES[dtype] if config.learner.gradient_checkpointing else every
-    layers = tokens * sizes.layers * kept
+    layers = tokens * sizes.layers * every
     cast = sizes.parameters * BYTES[dtype] if dtype != "float32" else 0
+    if config.learner.gradient_checkpointing:  # each layer's input, and one layer at a time as it is without
+        layers = tokens * (sizes.layers * sizes.hidden * BYTES[dtype] + every)
+        cast //= sizes.layers
     # Where weights are spread, what computes is whole: a layer and the next one, the vocabulary on both ends.
     spread = ranks > 1 and config.learner.splits == 3
     gathered = 2 * sizes.parameters // sizes.layers + 2 * sizes.vocabulary * sizes.hidden if spread else 0

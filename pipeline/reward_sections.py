@@ -50,7 +50,7 @@ class GoldKnobs(AskedKnobs):
 class OwnKnobs(Knobs):
     """A reward source of your own by import path: a function (in TRL's or verl's signature) or a source class."""
 
-    kind: str
+    kind: Annotated[str, Field(json_schema_extra={"pattern": ":"})]
     """package.module:name."""
     params: dict[str, Any] = Field(default_factory=dict)
     """The fields of a source class; of a function: `conversational`, `limit_s`, `gold` and `foil`."""

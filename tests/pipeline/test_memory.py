@@ -46,6 +46,10 @@ def test_the_learner_by_hand(tasks):
     halves = found(tasks, learner={"dtype": "bfloat16"}).learner
     assert halves.held == learner.held  # what is learned is kept in float32
     assert halves.work == 16 * 12 * 50 * 3 * 4 + 352 * 2 * (26 * 8 + 10 * 12 + 8 * 16) + 2000
+    again = found(tasks, learner={"gradient_checkpointing": True}).learner
+    assert again.work == 16 * 12 * 50 * 3 * 4 + 352 * (2 * 8 * 4 + KEPT_HERE)  # inputs, and one layer at a time
+    halves = found(tasks, learner={"dtype": "bfloat16", "gradient_checkpointing": True}).learner
+    assert halves.work == 16 * 12 * 50 * 3 * 4 + 352 * (2 * 8 * 2 + 26 * 8 + 10 * 12 + 8 * 16) + 1000
     half = found(tasks, learner={"ranks": 2}).learner
     assert (half.held, half.asleep) == (5 * 2000, 4 * 2000)
     gathered = 1000 + 2 * 50 * 8  # a layer and the next, the vocabulary on both ends

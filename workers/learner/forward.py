@@ -49,7 +49,9 @@ def token_logprobs(
     """
     ids = batch.ids[batch.own]
     drawn = drawing(model, ids, temperature) if chunked else nullcontext()
-    with torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32), _states(model) as states, drawn:
+    # A weight's cast is kept no longer than the layer that uses it: a cache would hold the whole model a second time.
+    cast = torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False)
+    with cast, _states(model) as states, drawn:
         logits = (run or model)(
             batch.ids[None],
             position_ids=batch.position[None],

@@ -97,7 +97,7 @@ def scalars(
     The trunk computes in `dtype`, the head in what it is kept in: eight bits are too few for a value. `run` is called
     in the model's place, where something is wrapped around it.
     """
-    with torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32):
+    with torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
         attend = Packed(batch.lengths)
         return (run or model)(
             batch.ids[None], position_ids=batch.position[None], attend=attend, use_cache=False, places=positions
