@@ -12,6 +12,7 @@ similar length first, so padding costs little there either; where lengths are eq
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -167,22 +168,24 @@ class Slots:
         self.lengths, self.keys, self.values = lengths, keys, values
 
     @classmethod
-    def from_prefill(cls, packed: Packed, lengths: Tensor, width: int, repeat: Tensor) -> Slots:
-        """Rows of at least `width` from a prefill; `repeat` i64[R] names the prompt that each row continues."""
-        assert packed.kept is not None
+    def from_prefill(cls, packs: Sequence[Packed], lengths: Tensor, width: int, repeat: Tensor) -> Slots:
+        """Rows of at least `width` from prefills, the prompts of one after those of the other: `lengths` i64[P] tokens
+        each; `repeat` i64[R] names the prompt that each row continues."""
         longest, width = int(lengths.max()), _padded(width)
         starts = torch.cumsum(lengths, 0) - lengths
         column = torch.arange(longest, device=lengths.device)
-        gather = (starts[:, None] + torch.minimum(column[None], lengths[:, None] - 1))[repeat]
+        gather = (starts[:, None] + torch.minimum(column[None], lengths[:, None] - 1))[repeat].flatten()
 
-        def rows(x: Tensor) -> Tensor:
-            out = x.new_empty(len(repeat), x.shape[1], width, x.shape[3])
-            out[:, :, :longest] = x[0][:, gather].transpose(0, 1)
+        def rows(parts: Sequence[Tensor]) -> Tensor:
+            tokens = torch.cat([x[0].transpose(0, 1) for x in parts])
+            out = tokens.new_empty(len(repeat), tokens.shape[1], width, tokens.shape[2])
+            out[:, :, :longest] = tokens[gather].unflatten(0, (-1, longest)).transpose(1, 2)
             out[:, :, longest:] = 0  # what is hidden has no weight, but must be a number
             return out
 
-        layers = [packed.kept[i] for i in range(len(packed.kept))]
-        return cls(lengths[repeat].clone(), [rows(k) for k, _ in layers], [rows(v) for _, v in layers])
+        kept = [pack.kept for pack in packs if pack.kept is not None]
+        keys, values = ([rows([of[i][j] for of in kept]) for i in range(len(kept[0]))] for j in range(2))
+        return cls(lengths[repeat].clone(), keys, values)
 
     def begin(self) -> None:
         """The next token: where it goes and what it may see is looked up once for all layers."""

@@ -3,10 +3,10 @@
     decode = decoder(adopted model)
     logits = decode(ids i64[B, T], position i64[B, T], attend, places i64[K])       f[K, V]
 
-`attend` is as in `workers.models.attention`; `places` are those of the B * T tokens whose logits are wanted.
+`attend` is as in `workers.models.attention`; `places` are those of the B * T tokens whose logits are wanted, None: all.
 
 Of a small model's decoding step in transformers half is bookkeeping, module by module. `Lean` runs the decoders of
-Llama's shape in half the calls. Norms, activation and rotary angles are the model's own modules. All other decoders run
+Llama's shape in a third of the calls. Activation and rotary angles are the model's own modules. All other decoders run
 as transformers has them.
 
 A small model's queries, keys and values are one product besides, gate and up another: their weights lie side by side
@@ -37,7 +37,7 @@ class Decode(Protocol):
 
     joined: bool
 
-    def __call__(self, ids: Tensor, position: Tensor, attend: Attend, places: Tensor) -> Tensor: ...
+    def __call__(self, ids: Tensor, position: Tensor, attend: Attend, places: Tensor | None) -> Tensor: ...
 
 
 def decoder(model: PreTrainedModel) -> Decode:
@@ -53,11 +53,11 @@ class Whole:
     def __init__(self, model: nn.Module):
         self.model = model
 
-    def __call__(self, ids: Tensor, position: Tensor, attend: Attend, places: Tensor) -> Tensor:
-        rows = len(ids) == 1  # of the logits, those of one row's tokens can be asked for; else every row has its last
-        wanted = {"logits_to_keep": places} if rows else {}
-        logits = self.model(ids, position_ids=position, attend=attend, use_cache=False, **wanted).logits
-        return logits[0] if rows else logits.flatten(0, 1)[places]
+    def __call__(self, ids: Tensor, position: Tensor, attend: Attend, places: Tensor | None) -> Tensor:
+        some = len(ids) == 1 and places is not None  # of one row's tokens, logits can be asked for
+        wanted = {"logits_to_keep": places} if some else {}
+        logits = self.model(ids, position_ids=position, attend=attend, use_cache=False, **wanted).logits.flatten(0, 1)
+        return logits if some or places is None else logits[places]
 
 
 class Lean:
@@ -68,56 +68,85 @@ class Lean:
         self.embed, self.rotary, self.norm = trunk.embed_tokens, trunk.rotary_emb, trunk.norm
         self.head: Any = model.get_output_embeddings()
         self.joined = sum(parameter.numel() for parameter in model.parameters()) < SMALL
-        self.layers = [_Layer(layer, self.joined) for layer in trunk.layers]
+        self.layers = [(_Joint if self.joined else _Layer)(layer) for layer in trunk.layers]
 
-    def __call__(self, ids: Tensor, position: Tensor, attend: Attend, places: Tensor) -> Tensor:
+    def __call__(self, ids: Tensor, position: Tensor, attend: Attend, places: Tensor | None) -> Tensor:
         hidden = self.embed(ids)
-        cos, sin = (x[:, :, None] for x in self.rotary(hidden, position))
+        cos, sin = self.rotary(hidden, position)
+        one, two = sin.chunk(2, -1)
+        turn = cos[:, :, None], torch.cat([-one, two], -1)[:, :, None]
         for number, layer in enumerate(self.layers):
-            hidden = layer(number, hidden, cos, sin, attend)
-        return self.head(self.norm(hidden).flatten(0, 1)[places])
+            hidden = layer(number, hidden, turn, attend)
+        hidden = hidden.flatten(0, 1)
+        return self.head(_normed(self.norm, hidden if places is None else hidden[places]))
+
+
+# Of every place the cosines of its rotary angles, and their sines with the signs of `_turned`; f[B, T, 1, D] each.
+Turn = tuple[Tensor, Tensor]
 
 
 class _Layer:
-    def __init__(self, layer: Any, joined: bool):
+    def __init__(self, layer: Any):
         self.attention, self.mlp = layer.self_attn, layer.mlp
         self.before, self.after = layer.input_layernorm, layer.post_attention_layernorm
-        a, m = self.attention, self.mlp
-        make = _Joined if joined else _Apart
-        self.qkv, self.gate_up = make([a.q_proj, a.k_proj, a.v_proj]), make([m.gate_proj, m.up_proj])
-        self.q_norm, self.k_norm = getattr(a, "q_norm", None), getattr(a, "k_norm", None)
+        self.q_norm, self.k_norm = (getattr(self.attention, name, None) for name in ("q_norm", "k_norm"))
+        self.head_dim: int = self.attention.head_dim
 
-    def __call__(self, number: int, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
-        """f[B, T, hidden] -> f[B, T, hidden]; cos and sin f[B, T, 1, D]."""
-        rows, tokens, _ = hidden.shape
-        q, k, v = (x.unflatten(-1, (-1, self.attention.head_dim)) for x in self.qkv(self.before(hidden)))
+    def __call__(self, number: int, hidden: Tensor, turn: Turn, attend: Attend) -> Tensor:
+        """f[B, T, hidden] -> f[B, T, hidden]"""
+        q, k, v = (x.transpose(1, 2) for x in self.heads(_normed(self.before, hidden), turn))
+        seen = attend(number, q, k, v, self.attention.scaling)
+        hidden = self.attention.o_proj(seen.flatten(2)).add_(hidden)
+        gate, up = self.gated(_normed(self.after, hidden))
+        return self.mlp.down_proj(self.mlp.act_fn(gate).mul_(up)).add_(hidden)
+
+    def heads(self, x: Tensor, turn: Turn) -> Sequence[Tensor]:
+        """f[B, T, hidden] -> queries, keys, values f[B, T, H, D]"""
+        a = self.attention
+        q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (a.q_proj, a.k_proj, a.v_proj))
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = _turned(q, cos, sin), _turned(k, cos, sin)
-        seen = attend(number, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.attention.scaling)
-        hidden = hidden + self.attention.o_proj(seen.reshape(rows, tokens, -1))
-        gate, up = self.gate_up(self.after(hidden))
-        return hidden.add_(self.mlp.down_proj(self.mlp.act_fn(gate).mul_(up)))
+            q, k = _normed(self.q_norm, q), _normed(self.k_norm, k)
+        return _turned(q, turn), _turned(k, turn), v
+
+    def gated(self, x: Tensor) -> Sequence[Tensor]:
+        return self.mlp.gate_proj(x), self.mlp.up_proj(x)
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+class _Joint(_Layer):
+    """The same with one product where several layers have the same input; queries and keys are turned together."""
+
+    def __init__(self, layer: Any):
+        super().__init__(layer)
+        a, m = self.attention, self.mlp
+        self.qkv, self.gate_up = _Joined([a.q_proj, a.k_proj, a.v_proj]), _Joined([m.gate_proj, m.up_proj])
+        self.counts = [linear.out_features // self.head_dim for linear in (a.q_proj, a.k_proj, a.v_proj)]
+
+    def heads(self, x: Tensor, turn: Turn) -> Sequence[Tensor]:
+        queries, keys, values = self.counts
+        qk, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split([queries + keys, values], 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            qk = F.rms_norm(qk, (self.head_dim,), eps=self.q_norm.variance_epsilon)
+            qk[:, :, :queries].mul_(self.q_norm.weight)
+            qk[:, :, queries:].mul_(self.k_norm.weight)
+        return *_turned(qk, turn).split([queries, keys], 2), v
+
+    def gated(self, x: Tensor) -> Sequence[Tensor]:
+        return self.gate_up(x).split(self.gate_up.sizes, -1)
+
+
+def _normed(norm: Any, x: Tensor) -> Tensor:
+    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def _turned(x: Tensor, turn: Turn) -> Tensor:
     """f[B, T, H, D] by their rotary angles, as transformers lays them: the first half of D with the second."""
-    one, two = x.chunk(2, -1)
-    return torch.addcmul(x * cos, torch.cat([-two, one], -1), sin)
-
-
-class _Apart:
-    """What several linear layers make of the same input."""
-
-    def __init__(self, linears: Sequence[nn.Linear]):
-        self.linears = linears
-
-    def __call__(self, x: Tensor) -> Sequence[Tensor]:
-        return [linear(x) for linear in self.linears]
+    cos, sin = turn
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class _Joined:
-    """The same in one product; each layer's own weights and biases become views of the whole."""
+    """What several linear layers make of the same input, in one product f[..., sum of sizes]; each layer's own weights
+    and biases become views of the whole."""
 
     def __init__(self, linears: Sequence[nn.Linear]):
         self.sizes = [linear.out_features for linear in linears]
@@ -125,8 +154,8 @@ class _Joined:
         self.weight = _side_by_side([linear.weight for linear in linears])
         self.bias = _side_by_side(biases) if biases else None
 
-    def __call__(self, x: Tensor) -> Sequence[Tensor]:
-        return F.linear(x, self.weight, self.bias).split(self.sizes, -1)
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
 
 
 def _side_by_side(parameters: Sequence[Tensor]) -> Tensor:

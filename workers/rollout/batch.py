@@ -5,7 +5,7 @@ Axes: R live rows, V vocabulary, M the longest completion any live row may still
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +20,17 @@ from workers.types import Completion
 
 # Finished rows are computed along until this share of the rows is idle: dropping them copies the cache.
 IDLE_SHARE = 0.2
+# Prompts are prefilled in lots of about this many tokens, on a CPU and elsewhere: a layer's numbers then stay in a
+# CPU's cache, and a large wave needs no more memory than a small one.
+PREFILL_TOKENS = 512, 16384
 
 
 @dataclass
 class Rows:
     """What is known of every live row, [R] each (drawn tokens and their log-probs [R, M]).
 
-    `truncate` and `strings` say whether any row's draws may be truncated, and whether any may end at a string.
+    `truncate`, `greedy` and `strings` say whether any row's draws may be truncated, any takes the likeliest token, and
+    any may end at a string.
     """
 
     slots: Slots
@@ -42,9 +46,11 @@ class Rows:
     live: Tensor
     owners: list[tuple[Pending, int, list[tuple[int, int]]]]  # prompt, index in its group, spans of its versions
     truncate: bool
+    greedy: bool
     strings: bool
 
     TENSORS = ("last", "count", "limit", "temperature", "top_p", "top_k", "uniform", "tokens", "logprobs", "live")
+    ANY = ("truncate", "greedy", "strings")
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but these, i64[R']."""
@@ -63,7 +69,8 @@ class Rows:
                 a, b = (torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in (a, b))
             setattr(self, name, torch.cat([a, b]))
         self.owners += other.owners
-        self.truncate, self.strings = self.truncate or other.truncate, self.strings or other.strings
+        for name in self.ANY:
+            setattr(self, name, getattr(self, name) or getattr(other, name))
 
 
 class Batch:
@@ -90,17 +97,14 @@ class Batch:
         Returns the prompts that this first token already finished.
         """
         prompts = [pending.prompt for pending in pendings]
-        lengths = torch.tensor([len(p.prompt_ids) for p in prompts], device=self.device)
-        ids = torch.from_numpy(np.concatenate([p.prompt_ids for p in prompts]).astype(np.int64)).to(self.device)
-        starts = lengths.cumsum(0) - lengths
-        position = torch.arange(len(ids), device=self.device) - starts.repeat_interleave(lengths)
-        packed = Packed(lengths, keep=True)
-        logits = self.decode(ids[None], position[None], packed, lengths.cumsum(0) - 1)
+        lots = list(_lots([p.prompt_ids for p in prompts], PREFILL_TOKENS[self.device.type != "cpu"]))
+        logits, packs, lengths = zip(*map(self._prefill, lots), strict=True)
+        lengths = torch.cat(lengths)
         repeat = torch.tensor([i for i, p in enumerate(prompts) for _ in range(p.n)], device=self.device)
         limits = [p.sampling.max_new_tokens for p in prompts]
-        slots = Slots.from_prefill(packed, lengths, int(lengths.max()) + max(limits), repeat)
+        slots = Slots.from_prefill(packs, lengths, int(lengths.max()) + max(limits), repeat)
         rows = self._new_rows(pendings, slots, max(limits), version)
-        self._draw(rows, logits[repeat])
+        self._draw(rows, torch.cat(logits)[repeat])
         self.live += len(rows.owners)
         finished = self._retire(rows)
         if self.rows is None:
@@ -110,6 +114,15 @@ class Batch:
             self.rows.join(rows)
         self._compact(IDLE_SHARE)
         return finished
+
+    def _prefill(self, prompts: Sequence[np.ndarray]) -> tuple[Tensor, Packed, Tensor]:
+        """The logits f[P, V] of what follows each of P prompts, what attention keeps of them, and their lengths."""
+        lengths = torch.tensor([len(ids) for ids in prompts], device=self.device)
+        ids = torch.from_numpy(np.concatenate(prompts).astype(np.int64)).to(self.device)
+        starts = lengths.cumsum(0) - lengths
+        position = torch.arange(len(ids), device=self.device) - starts.repeat_interleave(lengths)
+        packed = Packed(lengths, keep=True)
+        return self.decode(ids[None], position[None], packed, lengths.cumsum(0) - 1), packed, lengths
 
     def renew(self, version: int) -> None:
         """The model has new weights: what the live rows write from here on carries their version."""
@@ -145,13 +158,14 @@ class Batch:
         def column(values: list[float] | list[int], dtype: torch.dtype) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=self.device)
 
+        temperatures = [p.prompt.sampling.temperature_of(i, p.prompt.n) for p, i, _ in owners]
         n = len(owners)
         return Rows(
             slots=slots,
             last=torch.zeros(n, dtype=torch.long, device=self.device),
             count=torch.zeros(n, dtype=torch.long, device=self.device),
             limit=column([s.max_new_tokens for s in sampling], torch.long),
-            temperature=column([p.prompt.sampling.temperature_of(i, p.prompt.n) for p, i, _ in owners], torch.float32),
+            temperature=column(temperatures, torch.float32),
             top_p=column([s.top_p for s in sampling], torch.float32),
             top_k=column([s.top_k for s in sampling], torch.long),
             uniform=torch.from_numpy(uniform).to(self.device),
@@ -159,6 +173,7 @@ class Batch:
             logprobs=torch.zeros(n, width, dtype=torch.float32, device=self.device),
             live=torch.ones(n, dtype=torch.bool, device=self.device),
             owners=owners,
+            greedy=0.0 in temperatures,
             truncate=any(s.top_p < 1 or s.top_k > 0 for s in sampling),
             strings=any(s.stop for s in sampling),
         )
@@ -168,8 +183,7 @@ class Batch:
         rows = self.rows
         assert rows is not None
         rows.slots.begin()
-        every = torch.arange(len(rows.last), device=self.device)
-        logits = self.decode(rows.last[:, None], rows.slots.lengths[:, None], rows.slots, every)
+        logits = self.decode(rows.last[:, None], rows.slots.lengths[:, None], rows.slots, None)
         rows.slots.advance(rows.live)
         self._draw(rows, logits)
         finished = self._retire(rows)
@@ -177,13 +191,12 @@ class Batch:
         return finished
 
     def _draw(self, rows: Rows, logits: Tensor) -> None:
-        # A finished row that still computes along draws into its last place.
+        # What a finished row that still computes along draws goes anywhere: its tokens have been taken.
         place = rows.count.clamp(max=rows.uniform.shape[1] - 1)[:, None]
         uniform = rows.uniform.gather(1, place)[:, 0]
-        token, logprob = draw(logits, uniform, rows.temperature, rows.top_p, rows.top_k, rows.truncate)
-        live = rows.live[:, None]
-        rows.tokens.scatter_(1, place, torch.where(live, token[:, None].int(), rows.tokens.gather(1, place)))
-        rows.logprobs.scatter_(1, place, torch.where(live, logprob[:, None], rows.logprobs.gather(1, place)))
+        token, logprob = draw(logits, uniform, rows.temperature, rows.top_p, rows.top_k, rows.truncate, rows.greedy)
+        rows.tokens.scatter_(1, place, token[:, None].int())
+        rows.logprobs.scatter_(1, place, logprob[:, None])
         rows.count += rows.live
         rows.last = token
 
@@ -226,3 +239,15 @@ class Batch:
         # (Special tokens are nothing: a string with several of them inside is seen only by who cuts the whole text.)
         tail = self.text(written[-max(len(stop.encode()) for stop in stops) - 1 :])
         return any(stop in tail for stop in stops)
+
+
+def _lots(prompts: Sequence[np.ndarray], tokens: int) -> Iterator[list[np.ndarray]]:
+    """The prompts in their order, as many at a time as have so many tokens, one at least."""
+    lot, size = [], 0
+    for ids in prompts:
+        if lot and size + len(ids) > tokens:
+            yield lot
+            lot, size = [], 0
+        lot.append(ids)
+        size += len(ids)
+    yield lot

@@ -26,28 +26,30 @@ class Uniforms:
 
 
 def draw(
-    logits: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, truncate: bool
+    logits: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, truncate: bool, greedy: bool
 ) -> tuple[Tensor, Tensor]:
     """One token per row by inverse transform, and its log-prob before truncation.
 
     logits f[R, V]; uniform f64[R]; temperature, top_p f32[R]; top_k i64[R] (0: off). `truncate` says whether any
-    row asks for top-p or top-k. Temperature 0 takes the likeliest token and reports its log-prob at temperature 1.
+    row asks for top-p or top-k, `greedy` whether any has temperature 0: it takes the likeliest token and reports its
+    log-prob at temperature 1.
     Returns i64[R], f32[R]. Raises `RunFailed` where a row of logits holds no distribution.
     """
-    greedy = temperature == 0
-    logp = (logits.float() / torch.where(greedy, 1.0, temperature)[:, None]).log_softmax(-1)
+    cooled = temperature.masked_fill(temperature == 0, 1.0) if greedy else temperature
+    logp = (logits.float() / cooled[:, None]).log_softmax(-1)
     probs = logp.exp()
     if truncate:
         probs = _truncated(probs, top_p, top_k)
     # float64: with 150,000 tokens a float32 sum would lose the tail.
-    cumulative = probs.double().cumsum(-1)
+    cumulative = probs.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1]
     if not total.isfinite().all():
         raise RunFailed("the model's logits are not finite")
     # A float64 uniform is at most 1 - 2^-53, so its share of the total is below the total, however it is rounded:
     # the search ends at a token whose own probability is above zero.
     token = torch.searchsorted(cumulative, (uniform * total)[:, None], right=True)[:, 0]
-    token = torch.where(greedy, logits.argmax(-1), token)
+    if greedy:
+        token = torch.where(temperature == 0, logits.argmax(-1), token)
     return token, logp.gather(1, token[:, None])[:, 0]
 
 

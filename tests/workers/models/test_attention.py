@@ -108,7 +108,7 @@ def test_decoding_with_a_cache_is_a_full_forward(pair):
         first = prompts(rng, count, 1, 25)
         _, attend, lengths = packed_logits(model, first, keep=True)
         repeat = torch.from_numpy(rng.integers(0, count, 8))
-        fresh_slots = Slots.from_prefill(attend, lengths, int(lengths.max()) + room, repeat)
+        fresh_slots = Slots.from_prefill([attend], lengths, int(lengths.max()) + room, repeat)
         written += [first[i].tolist() for i in repeat.tolist()]
         if slots is None:
             slots = fresh_slots
@@ -127,7 +127,7 @@ def test_a_finished_row_writes_over_its_last_place(pair):
     model, truth = pair
     sequences = prompts(fresh(), 2, 4, 8)
     _, attend, lengths = packed_logits(model, sequences, keep=True)
-    slots = Slots.from_prefill(attend, lengths, 12, torch.tensor([0, 1]))
+    slots = Slots.from_prefill([attend], lengths, 12, torch.tensor([0, 1]))
     row = sequences[0].tolist()
     for token in (5, 6, 7):
         slots.begin()

@@ -59,10 +59,10 @@ def check(truth, decode):
     whole = [truth(torch.cat(row)[None]).logits[0] for row in zip(sequences, more, strict=True)]
     first = [table[:n] for table, n in zip(whole, lengths.tolist(), strict=True)]
     torch.testing.assert_close(logits, torch.cat(first), atol=2e-5, rtol=1e-5)
-    slots = Slots.from_prefill(attend, lengths, int(lengths.max()) + 6, torch.arange(5))
+    slots = Slots.from_prefill([attend], lengths, int(lengths.max()) + 6, torch.arange(5))
     for i in range(6):
         slots.begin()
-        logits = decode(more[:, i, None], slots.lengths[:, None], slots, torch.arange(5))
+        logits = decode(more[:, i, None], slots.lengths[:, None], slots, None)
         slots.advance(torch.ones(5, dtype=torch.bool))
         expected = torch.stack([table[n + i] for table, n in zip(whole, lengths.tolist(), strict=True)])
         torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-5)

@@ -26,6 +26,7 @@ def draws(logits, uniform, temperature=1.0, top_p=1.0, top_k=0):
         torch.full((n,), top_p),
         torch.full((n,), top_k),
         top_p < 1 or top_k > 0,
+        temperature == 0,
     )
 
 
@@ -85,8 +86,8 @@ def test_a_row_without_truncation_is_not_touched_by_its_neighbours():
     logits = torch.as_tensor(rng.normal(size=(2, 50_000)) * 0.01, dtype=torch.float32)
     uniform = torch.as_tensor(np.concatenate([1 - rng.random(1) * 1e-9, rng.random(1)]))
     ones, none = torch.ones(2), torch.zeros(2, dtype=torch.long)
-    plain, _ = draw(logits, uniform, ones, ones, none, False)
-    beside, _ = draw(logits, uniform, ones, torch.tensor([1.0, 0.5]), none, True)
+    plain, _ = draw(logits, uniform, ones, ones, none, False, False)
+    beside, _ = draw(logits, uniform, ones, torch.tensor([1.0, 0.5]), none, True, False)
     assert plain[0] == beside[0]
 
 
