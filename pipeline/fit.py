@@ -32,6 +32,13 @@ def check_timeouts(config: Config) -> None:
 
 def check_lengths(config: Config, positions: int | None, longest: Mapping[str, Longest]) -> None:
     """Sequences must fit into the model's context, and what is learned from into a micro-batch."""
+    given = config.rollout.engine_args.get("max_model_len") if config.rollout.engine == "vllm" else None
+    if given and positions and given > positions:
+        raise Refused(
+            f"rollout.engine_args.max_model_len: {given}, expected at most {positions} "
+            "(the model's max_position_embeddings)"
+        )
+    key, takes = ("engine_args.max_model_len", given) if given else ("the model's max_position_embeddings", positions)
     for name, stage in config.stages.items():
         where = f"stages.{name}"
         on_file = isinstance(stage, RewardModelStage) and not stage.infers
@@ -48,9 +55,6 @@ def check_lengths(config: Config, positions: int | None, longest: Mapping[str, L
                 prompt = min(prompt, stage.rollout.max_prompt_tokens)
             found = prompt + new
             said = f"a sample may have {found} tokens (prompt {prompt}, rollout.max_new_tokens {new})"
-            key, takes = "the model's max_position_embeddings", positions
-            if config.rollout.engine == "vllm" and (given := config.rollout.engine_args.get("max_model_len")):
-                key, takes = ("engine_args.max_model_len", given) if not takes or given < takes else (key, takes)
             if takes and found > takes:
                 raise Refused(
                     f"{where}.rollout.max_new_tokens: {new} and the longest tried prompt's {prompt} tokens make "

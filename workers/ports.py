@@ -21,6 +21,7 @@ from workers.types import (
     Optimization,
     Plan,
     Prompt,
+    Proof,
     Published,
     Request,
     Scalar,
@@ -38,11 +39,11 @@ class Engine(Protocol):
         """
         ...
 
-    async def load(self, weights: Published) -> None:
-        """Take over new weights; tokens drawn afterwards carry their version.
+    async def load(self, weights: Published) -> Proof:
+        """Take over new weights; tokens drawn afterwards carry their version. Answers with what it makes of what it now
+        holds (see `workers.weights.proof`).
 
-        Raises `ValueError`, and keeps the old weights, where they do not fit; `RunFailed` where what it then holds is
-        not what was published (see `workers.weights.proof`).
+        Raises `ValueError`, and keeps the old weights, where they do not fit.
         """
         ...
 
@@ -121,6 +122,10 @@ class Learner(Protocol):
 
     def export(self) -> Any:
         """A Ray reference to the weights as `Published`; the bytes never pass through the driver."""
+        ...
+
+    def proof(self) -> Any:
+        """A Ray reference to the learner's `Proof` of the weights just exported."""
         ...
 
     async def version(self) -> int:

@@ -87,7 +87,7 @@ class RolloutsInTurn(RolloutPool):
             async for generated in super().run(wave):
                 yield generated
 
-    async def load(self, weights: Any) -> list[int]:
+    async def load(self, weights: Any, proof: Any) -> list[int]:
         """See `RolloutPool.load`."""
         async with self.turns.of(self):
-            return await super().load(weights)
+            return await super().load(weights, proof)

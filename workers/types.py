@@ -277,22 +277,27 @@ class Scalar:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """What the learner makes of a few tokens: `ids` i32[K], and f32[K - 1] the log-probs of all but the first."""
-
-    ids: np.ndarray
-    logprobs: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
 class Published:
-    """Weights as they stand in shared memory, and how whoever takes them over can prove that it did.
+    """Weights as they stand in shared memory.
 
-    arrays    by name, each parameter (bfloat16 as its uint16 bits)
-    checksum  the sum of all their bits, see `workers.weights.proof`
+    arrays  by name, each parameter (bfloat16 as its uint16 bits)
+    probe   i32[K]: the tokens whose log-probs prove them
     """
 
     version: int
     arrays: Mapping[str, np.ndarray]
-    checksum: int
-    probe: Probe
+    probe: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What somebody makes of the weights that it holds, see `workers.weights.proof`.
+
+    checksum   the sum of all their bits; None where it holds them in another number format, or not as a whole
+    logprobs   f32[K - 1] of all but the first of the probe's tokens
+    tolerance  by how much rounding may move these on average
+    """
+
+    checksum: int | None
+    logprobs: np.ndarray
+    tolerance: float

@@ -11,8 +11,8 @@ from tiny_run import TINY
 from pipeline.assemble import placement_of
 from pipeline.check import check
 from pipeline.config import parse_config
-from pipeline.fit import check_machine, check_timeouts
-from pipeline.memory import LIBRARIES, Need, Needs
+from pipeline.fit import check_lengths, check_machine, check_timeouts
+from pipeline.memory import LIBRARIES, Longest, Need, Needs
 from rewards.errors import Refused
 from workers.placement import Gpu, Machine
 
@@ -127,6 +127,21 @@ def test_sequences_fit_into_the_model():
     )
     with pytest.raises(Refused, match=line):
         check(config(rollout={"max_new_tokens": 65 - prompt}))
+
+
+def test_sequences_fit_into_what_vllm_is_told_to_take():
+    def lengths(most, new):
+        vllm = {"engine": "vllm", "engine_args": {"max_model_len": most}, "max_new_tokens": new}
+        settings = config(rollout=vllm)
+        check_lengths(settings, 64, dict.fromkeys(settings.stages, Longest(4, 12)))
+
+    lengths(64, 60)
+    lengths(32, 28)
+    with pytest.raises(Refused, match=r"make 33, expected at most 32 \(engine_args\.max_model_len\)$"):
+        lengths(32, 29)
+    line = r"^rollout\.engine_args\.max_model_len: 65, expected at most 64 \(the model's max_position_embeddings\)$"
+    with pytest.raises(Refused, match=line):
+        lengths(65, 8)
 
 
 def test_samples_fit_into_a_micro_batch():

@@ -14,8 +14,11 @@ from transformers import (
     AutoTokenizer,
 )
 
+from workers.learner.engine_torch import TorchLearner
+from workers.learner.sharding import named_tensors
 from workers.models import ModelInit, TokenizerInit
 from workers.models.create import create
+from workers.weights.arrays import arrays_of
 
 torch.set_num_threads(1)
 
@@ -91,3 +94,15 @@ def make_scalar(directory, kind="sequence", labels=1, architecture="qwen3", temp
     model.save_pretrained(Path(directory) / "scalar")
     tokenizer.save_pretrained(Path(directory) / "scalar")
     return str(Path(directory) / "scalar")
+
+
+def to_arrays(model, dtype):
+    """A model's weights as the learner publishes them."""
+    return arrays_of(named_tensors(model), dtype)
+
+
+def published(path, version):
+    """A model's weights as `Published`, and the learner's `Proof` of them."""
+    learner = TorchLearner(path)
+    learner.version = version
+    return learner.export(), learner.proof()

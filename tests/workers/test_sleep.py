@@ -93,7 +93,7 @@ def test_an_engine_sleeps_until_it_is_given_weights(tmp_path, device):
         with pytest.raises(RunFailed, match="asked to generate while it sleeps"):
             await texts()
         with pytest.raises(ValueError, match="do not fit"):
-            await engine.load(type(published)(9, {}, 0, published.probe))
+            await engine.load(type(published)(9, {}, published.probe))
         with pytest.raises(RunFailed, match="while it sleeps"):  # it has no old weights to fall back on
             await texts()
         await engine.load(published)

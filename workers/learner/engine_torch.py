@@ -23,9 +23,9 @@ from workers.models import Lora
 from workers.models.decoder import Whole
 from workers.models.load import DTYPES, save_model
 from workers.ports import LossFn
-from workers.types import MicroBatch, Needs, Optimization, Plan, Published, Scalar, StepReport, Update
+from workers.types import MicroBatch, Needs, Optimization, Plan, Proof, Published, Scalar, StepReport, Update
 from workers.weights.arrays import arrays_of
-from workers.weights.proof import probe_ids, probe_logprobs, published
+from workers.weights.proof import learners_proof, probe_ids, probe_logprobs, publishable
 
 
 class TorchLearner(Holder):
@@ -52,6 +52,7 @@ class TorchLearner(Holder):
         self.version = 0
         self.losses: tuple[LossFn, ...] = ()
         self.done = 0
+        self.exported: Published | None = None
         self.reference: PreTrainedModel | None = None
         self.scalar: ScalarLearner | None = None
         self.moving: dict[str, Descent] = {}
@@ -204,12 +205,22 @@ class TorchLearner(Holder):
             torch.cuda.empty_cache()
 
     def export(self) -> Published | None:
-        """See `published`; in float32 on the CPU, of one process, the arrays are the weights themselves, not a copy.
-        Of many ranks the first answers with them, the others help to gather them."""
+        """The weights; in float32 on the CPU, of one process, the arrays are the weights themselves, not a copy. Of
+        many ranks the first answers with them, the others help to gather them."""
         if self.ranks.number == 0:
-            return published(self.policy, arrays_of(self.plain_tensors(), self.dtype), self.version, self.dtype)
+            arrays = arrays_of(self.plain_tensors(), self.dtype)
+            self.exported = publishable(self.policy, arrays, self.version)
+            return self.exported
         for _ in self.tensors(self.policy):
             pass
+        return None
+
+    def proof(self) -> Proof | None:
+        """Of what was exported last, and not been proved yet; as `export`, of many ranks."""
+        if self.ranks.number == 0:
+            assert self.exported is not None, "export() comes first"
+            exported, self.exported = self.exported, None
+            return learners_proof(self.policy, exported, self.dtype)
         ids = probe_ids(self.policy.config.vocab_size)
         probe_logprobs(Whole(self.policy), ids, self.device, self.dtype)
         return None

@@ -43,7 +43,7 @@ class LearnerTeam:
         self.names = rank_names(ranks)
         self.cuda = cuda
         self.actors: list[Actor] = []
-        self.exports: list[Any] = []  # what the other ranks answer to the last export: nothing, or an error
+        self.answers: list[Any] = []  # of the ranks to the last export and proof: nothing, or an error
 
     async def start(self) -> None:
         """Returns when the learner holds its model."""
@@ -107,12 +107,18 @@ class LearnerTeam:
     def export(self) -> Any:
         """See `Learner.export`."""
         assert self.actors, "start() comes first"
-        first, *self.exports = [submit(actor, "export") for actor in self.actors]
+        first, *self.answers = [submit(actor, "export") for actor in self.actors]
         return first
 
+    def proof(self) -> Any:
+        """See `Learner.proof`."""
+        self.answers = [submit(actor, "proof") for actor in self.actors]
+        return self.answers[0]
+
     async def version(self) -> int:
-        """The version of the weights as they stand; after an export it answers when that is through on all ranks."""
-        asked = [call(actor, "version", *self.exports, timeout_s=self.timeout_s) for actor in self.actors]
+        """The version of the weights as they stand; after an export, or a proof, it answers when that is through on
+        all ranks."""
+        asked = [call(actor, "version", *self.answers, timeout_s=self.timeout_s) for actor in self.actors]
         return (await self._together(asked))[0]
 
     async def save(self, directory: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from workers.ports import LossFn
 from workers.ray_actors import node_address
-from workers.types import MicroBatch, Needs, Optimization, Plan, Published, Scalar, StepReport
+from workers.types import MicroBatch, Needs, Optimization, Plan, Proof, Published, Scalar, StepReport
 
 if TYPE_CHECKING:
     from workers.learner.engine_torch import TorchLearner
@@ -55,8 +55,11 @@ class LearnerWorker:
     def export(self) -> Published | None:
         return self.engine.export()
 
-    def version(self, *exports: None) -> int:
-        """`exports` are what the other ranks answered to an export: one that failed there fails this question too."""
+    def proof(self) -> Proof | None:
+        return self.engine.proof()
+
+    def version(self, *answers: None) -> int:
+        """`answers` are what other ranks answered to an export or a proof: where that failed, so does this question."""
         return self.engine.version
 
     def sleep(self) -> None:

@@ -52,7 +52,7 @@ class Place:
         self._start, self._module = start, module
         self.actor = self._started()
         self._fruitless = 0
-        self._weights: Any = None
+        self._weights: tuple[Any, Any] | None = None
         self._up: asyncio.Task[Actor] | None = None
 
     async def ready(self) -> None:
@@ -98,13 +98,13 @@ class Place:
                 self.replace(actor, error)
         return None
 
-    async def load(self, weights: Any) -> int | None:
-        """Have the weights (a reference to `Published`) loaded, now and by every worker to come.
+    async def load(self, weights: Any, proof: Any) -> int | None:
+        """Have the weights (references to `Published` and to its `Proof`) loaded, now and by every worker to come.
 
         Answers with the version that the worker then holding the place says it has; None where it is absent.
         """
-        self._weights = weights
-        return await self.ask("load", weights)
+        self._weights = weights, [proof]
+        return await self.ask("load", *self._weights)
 
     def fruitful(self) -> None:
         """The worker handed over a group."""
@@ -154,9 +154,9 @@ class Place:
         actor, loaded = self.actor, None
         await self._there(actor)
         await call(actor, "open", *self._engine, timeout_s=self.timeout_s)
-        while self._weights is not loaded:  # others may be given newer ones meanwhile
+        while self._weights and self._weights is not loaded:  # others may be given newer ones meanwhile
             loaded = self._weights
-            await call(actor, "load", loaded, timeout_s=self.timeout_s)
+            await call(actor, "load", *loaded, timeout_s=self.timeout_s)
         return actor
 
     async def _there(self, actor: Actor) -> None:

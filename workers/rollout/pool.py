@@ -146,12 +146,12 @@ class RolloutPool:
             for pump in pumps:
                 pump.cancel()
 
-    async def load(self, weights: Any) -> list[int]:
-        """Give every worker the weights (a reference to `Published`); the versions they now hold.
+    async def load(self, weights: Any, proof: Any) -> list[int]:
+        """Give every worker the weights (references to `Published` and to its `Proof`); the versions they now hold.
 
         A worker that dies or stalls over it is replaced; so every worker there is, or comes later, holds them.
         """
-        held = await asyncio.gather(*(place.load(weights) for place in self._places))
+        held = await asyncio.gather(*(place.load(weights, proof) for place in self._places))
         return [version for version in held if version is not None]
 
     async def sleep(self) -> None:

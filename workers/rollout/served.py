@@ -16,11 +16,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from rewards.errors import RunFailed
 from rewards.failures import one_line
-from workers.types import Completion, Prompt, Published
+from workers.types import Completion, Prompt, Proof, Published
 
 Pause = Literal["keep", "wait", "abort"]
 Finished = list[tuple[int, list[Completion]]]
@@ -51,8 +51,8 @@ class Core(Protocol):
         """Stop writing for these prompts."""
         ...
 
-    def load(self, weights: Published) -> None:
-        """Take over new weights. Raises `ValueError` where they do not fit, `RunFailed` where they proved wrong."""
+    def load(self, weights: Published) -> Proof:
+        """Take over new weights; what it makes of them. Raises `ValueError` where they do not fit."""
         ...
 
     def sleep(self) -> None:
@@ -72,7 +72,7 @@ class _Sink:
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self.loop, self.queue = loop, asyncio.Queue()
 
-    def put(self, item: Finished | BaseException | None) -> None:
+    def put(self, item: Finished | Proof | BaseException | None) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self.loop.call_soon_threadsafe(self.queue.put_nowait, item)
 
@@ -132,19 +132,20 @@ class ServedEngine:
             if missing:
                 self.inbox.put(_Leave(sink))
 
-    async def load(self, weights: Published) -> None:
+    async def load(self, weights: Published) -> Proof:
         """See `Engine.load`."""
         sink = _Sink(asyncio.get_running_loop())
-        await self._told(_Load(weights, sink))
+        return await self._told(_Load(weights, sink))
 
     async def sleep(self) -> None:
         """See `Engine.sleep`."""
         await self._told(_Sleep(_Sink(asyncio.get_running_loop())))
 
-    async def _told(self, message: _Load | _Sleep) -> None:
+    async def _told(self, message: _Load | _Sleep) -> Any:
         self.inbox.put(message)
-        if isinstance(error := await message.sink.queue.get(), BaseException):
-            raise error
+        if isinstance(answer := await message.sink.queue.get(), BaseException):
+            raise answer
+        return answer
 
     async def close(self) -> None:
         """Ends the thread; whoever still waits is told so."""
@@ -217,13 +218,13 @@ class ServedEngine:
         try:
             if again:
                 self.core.drop(set(again))
-            self.core.load(message.weights)
+            proof = self.core.load(message.weights)
             self.asleep = False
             for pending in again:
                 pending.done.clear()
             if again:
                 self.core.add(again)
-            message.sink.put(None)
+            message.sink.put(proof)
         except (ValueError, TypeError, RuntimeError, RunFailed) as error:
             message.sink.put(error)
             if again:

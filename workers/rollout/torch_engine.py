@@ -14,7 +14,7 @@ from workers.models.load import load_model
 from workers.rollout.batch import Batch
 from workers.rollout.renderer import Renderer
 from workers.rollout.served import Pause, Pending, ServedEngine
-from workers.types import Published
+from workers.types import Proof, Published
 from workers.weights.arrays import empty, load_arrays, refill, take_arrays
 from workers.weights.proof import prove
 
@@ -69,7 +69,7 @@ class TorchCore:
         self.slept = self.slept or empty(self.model)
 
     @torch.inference_mode()
-    def load(self, weights: Published) -> None:
+    def load(self, weights: Published) -> Proof:
         """See `Core.load`. Keeps the old weights where the new do not fit."""
         if self.slept:
             refill(self.slept)
@@ -77,9 +77,9 @@ class TorchCore:
             self.batch.decode = decoder(self.model)
         # What nobody holds views of needs no copy: the parameters are what lies in shared memory.
         (load_arrays if self.batch.decode.joined else take_arrays)(self.model, weights.arrays)
-        prove(self.model, self.batch.decode, weights)
         self.version = weights.version
         self.batch.renew(weights.version)
+        return prove(self.model, self.batch.decode, weights)
 
     def clear(self) -> None:
         self.waiting.clear()

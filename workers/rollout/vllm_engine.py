@@ -34,8 +34,8 @@ from vllm.sampling_params import RequestOutputKind
 from rewards.errors import Refused, RunFailed, nearest
 from workers.rollout.renderer import Renderer
 from workers.rollout.served import Pause, Pending, ServedEngine
-from workers.types import Completion, Prompt, Published
-from workers.weights.proof import check_probe
+from workers.types import Completion, Prompt, Proof, Published
+from workers.weights.proof import TOLERANCE, same_format
 from workers.weights.vllm_transfer import BACKEND, Extension
 
 # What Assay's own keys say, or what the engine can't do without.
@@ -178,7 +178,7 @@ class VllmCore:
         if self.engine.model_config.enable_sleep_mode and not self.engine.is_sleeping():
             self.engine.sleep(level=2)
 
-    def load(self, weights: Published) -> None:
+    def load(self, weights: Published) -> Proof:
         """See `Core.load`."""
         if self.engine.is_sleeping():
             self.engine.wake_up()
@@ -186,14 +186,11 @@ class VllmCore:
         self.engine.collective_rpc("update_weights", kwargs={"update_info": {"arrays": weights.arrays}})
         self.engine.collective_rpc("finish_weight_update")
         self.engine.set_weight_version(str(weights.version))
-        self._prove(weights)
-
-    def _prove(self, weights: Published) -> None:
+        own = None
         if self.whole:  # shards hold some parameters twice, quantized ones other bits
-            ((held, sizes),) = self.engine.collective_rpc("held_weights")
-            if sizes == {array.dtype.itemsize for array in weights.arrays.values()} and held != weights.checksum:
-                raise RunFailed(f"vLLM does not hold version {weights.version}: {held:08x}, not {weights.checksum:08x}")
-        check_probe(self._probe(weights.probe.ids), weights, self.engine.model_config.dtype)
+            ((total, sizes),) = self.engine.collective_rpc("held_weights")
+            own = total if same_format(weights, sizes) else None
+        return Proof(own, self._probe(weights.probe), TOLERANCE[self.engine.model_config.dtype])
 
     def _probe(self, ids: np.ndarray) -> np.ndarray:
         """Log-probs of all but the first token; what is in flight goes on meanwhile."""

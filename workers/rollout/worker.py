@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ from rewards.steps import tokens_at
 from rewards.types import Failure, Group, Message, Rollout, Turn
 from workers.messages import Generated, Wave
 from workers.ports import Engine
-from workers.types import Completion, Prompt, Published, Request
+from workers.types import Completion, Prompt, Proof, Published, Request
 
 if TYPE_CHECKING:
     from workers.rollout.renderer import Renderer
@@ -77,11 +77,17 @@ class RolloutWorker:
         except RunFailed as error:
             raise RunFailed(f"{self.name}: {error}") from error
 
-    async def load(self, weights: Published) -> int:
+    async def load(self, weights: Published, proof: Sequence[Awaitable[Proof]]) -> int:
         """Take over new weights; answers with the version now held. Raises `RunFailed`, with the worker's name, where
-        what it then holds is not what was published."""
+        what it then holds is not what was published.
+
+        `proof` is the learner's, in a list: so Ray hands the worker a reference, which it only waits for at the end.
+        """
+        from workers.weights.proof import check
+
         try:
-            await self.engine.load(weights)
+            held = await self.engine.load(weights)
+            check(held, await proof[0], weights.version)
         except RunFailed as error:
             raise RunFailed(f"{self.name}: {error}") from error
         return weights.version

@@ -10,21 +10,6 @@ import torch
 from torch import Tensor, nn
 
 
-def to_arrays(model: nn.Module, dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """Every parameter and persistent buffer once (a tied weight has one entry), floating ones as `dtype`.
-
-    What is on the CPU and of that dtype already is not copied: the arrays change as the model does.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    seen: set[int] = set()
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() in seen:
-            continue
-        seen.add(tensor.data_ptr())
-        arrays[name] = bits(tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype))
-    return arrays
-
-
 def arrays_of(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> dict[str, np.ndarray]:
     """Tensors by name, floating ones as `dtype`; not copied where they are so already, on the CPU."""
     return {name: bits(tensor.to("cpu", dtype if tensor.is_floating_point() else None)) for name, tensor in tensors}

@@ -1,7 +1,9 @@
 """Proof that an engine holds the learner's weights: a checksum of every bit, and a few log-probs.
 
-    learner: publish weights, their checksum, and its own log-probs of a fixed row of tokens
+    learner: publishes weights; sums up their bits, and computes its own log-probs of a fixed row of tokens
     engine:  takes the weights over, sums up the bits of what it now holds, and computes the same log-probs
+
+Both at the same time; the rollout worker compares what they come to.
 
 The checksum is the sum of all parameters' bit patterns as whole numbers, modulo 2^32: it stays the same however an
 engine fuses or pads its matrices, and changes with any one bit. What it can't see, weights in the wrong place, the
@@ -19,8 +21,8 @@ from torch import Tensor, nn
 from rewards.errors import RunFailed
 from workers.models.attention import Packed
 from workers.models.decoder import Decode, Whole
-from workers.types import Probe, Published
-from workers.weights.arrays import bits, to_arrays
+from workers.types import Proof, Published
+from workers.weights.arrays import bits
 
 PROBE_TOKENS = 4  # few, for a large model computes them in every publish; a wrong matrix shows in each
 # Mean difference of the log-probs that rounding explains; a wrong matrix makes differences of 1 and more.
@@ -48,53 +50,50 @@ def probe_logprobs(decode: Decode, ids: np.ndarray, device: torch.device, dtype:
     return logits.float().log_softmax(-1).gather(1, tokens[1:, None])[:, 0].cpu().numpy()
 
 
-def prove(model: nn.Module, decode: Decode, weights: Published) -> None:
-    """For an adopted model that has just taken the weights over, and how it generates. Raises `RunFailed` where it does
-    not hold them."""
+def prove(model: nn.Module, decode: Decode, weights: Published) -> Proof:
+    """Of an adopted model that has just taken the weights over, and of how it generates."""
     parameters = [parameter.detach() for parameter in model.parameters()]
-    check_sum(parameters, weights)
-    held = probe_logprobs(decode, weights.probe.ids, parameters[0].device, torch.float32)
-    check_probe(held, weights, parameters[0].dtype)
+    own = sum_of(parameters) if same_format(weights, {p.element_size() for p in parameters}) else None
+    logprobs = probe_logprobs(decode, weights.probe, parameters[0].device, torch.float32)
+    return Proof(own, logprobs, TOLERANCE[parameters[0].dtype])
 
 
-def check_sum(parameters: list[Tensor], weights: Published) -> None:
-    """Raises `RunFailed` unless the parameters are those published, in whatever layout; cannot tell, and says nothing,
-    where they are kept in another number format."""
-    published = {array.dtype.itemsize for array in weights.arrays.values()}
-    if published != {parameter.element_size() for parameter in parameters}:
-        return
-    if (held := checksum(map(bits, parameters))) != weights.checksum:
+def sum_of(parameters: Iterable[Tensor]) -> int:
+    """`checksum` of tensors."""
+    return checksum(map(bits, parameters))
+
+
+def same_format(weights: Published, sizes: set[int]) -> bool:
+    """Whether numbers of these sizes in bytes can have the published bits."""
+    return sizes == {array.dtype.itemsize for array in weights.arrays.values()}
+
+
+def check(held: Proof, published: Proof, version: int) -> None:
+    """Raises `RunFailed` unless what is held is what was published: the same bits, in whatever layout, where that can
+    be told, and log-probs that differ by no more than rounding."""
+    if held.checksum is not None and held.checksum != published.checksum:
         raise RunFailed(
-            f"the weights it holds are not version {weights.version}: checksum {held:08x}, "
-            f"the learner's is {weights.checksum:08x}"
+            f"the weights it holds are not version {version}: checksum {held.checksum:08x}, "
+            f"the learner's is {published.checksum:08x}"
         )
-
-
-def check_probe(logprobs: np.ndarray, weights: Published, dtype: torch.dtype) -> None:
-    """Raises `RunFailed` where the engine's log-probs of the probe differ from the learner's by more than rounding."""
-    gap = float(np.abs(logprobs - weights.probe.logprobs).mean())
-    limit = TOLERANCE[torch.bfloat16 if _halves(weights) else dtype]
+    gap = float(np.abs(held.logprobs - published.logprobs).mean())
+    limit = max(held.tolerance, published.tolerance)
     if not gap <= limit:
         raise RunFailed(
-            f"with version {weights.version} its log-probs of {len(logprobs)} tokens differ from the learner's by "
+            f"with version {version} its log-probs of {len(held.logprobs)} tokens differ from the learner's by "
             f"{gap:.2g} on average, expected at most {limit:g}"
         )
 
 
-def _halves(weights: Published) -> bool:
-    return any(array.dtype.itemsize == 2 for array in weights.arrays.values())
+def publishable(model: nn.Module, arrays: dict[str, np.ndarray], version: int) -> Published:
+    """An adopted model's weights, which are at hand as arrays."""
+    return Published(version, arrays, probe_ids(model.config.vocab_size))  # pyright: ignore
 
 
-def publishable(model: nn.Module, version: int, dtype: torch.dtype) -> Published:
-    """An adopted model's weights as `dtype`, with what proves them."""
-    return published(model, to_arrays(model, dtype), version, dtype)
-
-
-def published(model: nn.Module, arrays: dict[str, np.ndarray], version: int, dtype: torch.dtype) -> Published:
-    """The same, where the arrays are at hand."""
+def learners_proof(model: nn.Module, weights: Published, dtype: torch.dtype) -> Proof:
+    """Of the adopted model whose weights were published as `dtype`, the format that it computes in."""
     # Of the parameters alone: engines make buffers themselves.
     buffers = {name for name, _ in model.named_buffers()}
-    total = checksum(array for name, array in arrays.items() if name not in buffers)
-    ids = probe_ids(model.config.vocab_size)  # pyright: ignore
+    total = checksum(array for name, array in weights.arrays.items() if name not in buffers)
     device = next(model.parameters()).device
-    return Published(version, arrays, total, Probe(ids, probe_logprobs(Whole(model), ids, device, dtype)))
+    return Proof(total, probe_logprobs(Whole(model), weights.probe, device, dtype), TOLERANCE[dtype])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from rewards.errors import RunFailed
 from workers.learner.team import LearnerTeam
 from workers.rollout.pool import RolloutPool
@@ -18,6 +20,11 @@ class ObjectStoreTransport:
         weights = self.learner.export()
         # Answered after the export: a stuck or dead learner is named here, not by those who wait for its weights.
         version = await self.learner.version()
-        held = await self.rollouts.load(weights)
+        loading = asyncio.ensure_future(self.rollouts.load(weights, self.learner.proof()))
+        try:
+            await self.learner.version()  # the same for its proof, which it works at while they take the weights over
+            held = await loading
+        finally:
+            loading.cancel()
         if set(held) != {version}:
             raise RunFailed(f"the learner published version {version}, the rollout workers hold {held}")

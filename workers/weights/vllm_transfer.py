@@ -22,8 +22,8 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from workers.weights.arrays import bits, tensor_of
-from workers.weights.proof import checksum
+from workers.weights.arrays import tensor_of
+from workers.weights.proof import sum_of
 
 BACKEND = "assay"
 
@@ -81,7 +81,7 @@ class Extension:
         """Checksum of the parameters as `workers.weights.proof` takes it, and the sizes of their numbers in bytes."""
         model: torch.nn.Module = self.get_model()  # type: ignore[attr-defined]
         parameters = [parameter.detach() for parameter in model.parameters()]
-        return checksum(map(bits, parameters)), {parameter.element_size() for parameter in parameters}
+        return sum_of(parameters), {parameter.element_size() for parameter in parameters}
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, ArrayTransfer)

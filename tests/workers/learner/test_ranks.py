@@ -24,6 +24,7 @@ from workers.learner.engine_torch import TorchLearner
 from workers.learner.team import LearnerTeam
 from workers.models import Lora
 from workers.types import Needs, Optimization, Plan
+from workers.weights.proof import checksum
 
 KL = Grpo(group_size=4, kl_coefficient=0.1)
 PPO = Ppo(group_size=4, kl_coefficient=0.1, critic=Critic())
@@ -155,8 +156,12 @@ def test_a_step_is_that_of_one_process(runner, team, path, tmp_path, kind, optio
     expected = one.export()
     published = runner.run(asyncio.wait_for(_await(team.export()), 60))
     runner.run(team.version())
+    proof = runner.run(asyncio.wait_for(_await(team.proof()), 60))
+    runner.run(team.version())
     for name, array in expected.arrays.items():
         np.testing.assert_allclose(published.arrays[name], array, atol=2e-5)
+    assert proof.checksum == checksum(published.arrays.values())
+    np.testing.assert_allclose(proof.logprobs, one.proof().logprobs, atol=1e-4)
     assert published.version == report.version
     runner.run(team.save_model(tmp_path))
     for name, parameter in AutoModelForCausalLM.from_pretrained(tmp_path).named_parameters():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import fresh, prompts
+from tiny import fresh, prompts, to_arrays
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from workers.models import decoder as room
 from workers.models.attention import Packed, Slots, adopt
 from workers.models.decoder import LEAN, Lean, decoder
-from workers.weights.arrays import load_arrays, take_arrays, to_arrays
+from workers.weights.arrays import load_arrays, take_arrays
 
 SMALL = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 30,

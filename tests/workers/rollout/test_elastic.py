@@ -105,7 +105,7 @@ def test_it_starts_without_the_late_ones_and_takes_them_in(make):
         cluster = Cluster("rollout-0")
         workers = await make(cluster, 3, 1)
         assert workers.present() == 1
-        assert await workers.load("v1") == ["v1"]
+        assert await workers.load("v1", "proof") == ["v1"]
         assert await write(workers, 0, 4) == [0, 1, 2, 3]
         await asyncio.sleep(20 * S)  # longer than the time-out: who is spare may take its time
         cluster.gain("rollout-2")
@@ -114,7 +114,7 @@ def test_it_starts_without_the_late_ones_and_takes_them_in(make):
         assert cluster.newest("rollout-2").loaded == ["v1"]
         assert await write(workers, 4, 4) == [4, 5, 6, 7]
         assert len(cluster.newest("rollout-2").wrote) == 2
-        assert await workers.load("v2") == ["v2", "v2"]
+        assert await workers.load("v2", "proof") == ["v2", "v2"]
         await workers.close()
 
     asyncio.run(scenario())
@@ -126,13 +126,13 @@ def test_what_a_lost_node_had_is_written_by_the_others(make):
         workers = await make(cluster, 2, 1)
         await asyncio.sleep(2 * S)
         assert workers.present() == 2
-        await workers.load("v1")
+        await workers.load("v1", "proof")
         writing = asyncio.create_task(write(workers, 0, 8))
         await asyncio.sleep(1.5 * S)
         cluster.lose("rollout-0")
         assert await writing == list(range(8))
         assert workers.present() == 1
-        assert await workers.load("v2") == ["v2"]  # nobody waits for the lost one
+        assert await workers.load("v2", "proof") == ["v2"]  # nobody waits for the lost one
         assert await write(workers, 8, 3) == [8, 9, 10]
         cluster.gain("rollout-0")
         await asyncio.sleep(5 * S)
@@ -149,7 +149,7 @@ def test_fewer_than_the_least_end_the_run(make):
         cluster = Cluster("rollout-0", "rollout-1")
         workers = await make(cluster, 2, 1)
         await asyncio.sleep(2 * S)
-        await workers.load("v1")
+        await workers.load("v1", "proof")
         cluster.lose("rollout-0")
         cluster.lose("rollout-1")
         with pytest.raises(RunFailed, match=r"rollout-\d could not be opened twice in a row"):

@@ -12,22 +12,19 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
-import torch
-from tiny import ALPHABET, make
+from tiny import ALPHABET, make, published
 
 from rewards.errors import RunFailed
 from rewards.types import Message, Task
-from workers.models.attention import adopt
-from workers.models.load import load_model
-from workers.ray_actors import call
+from workers.ray_actors import call, shared
 from workers.rollout.place import RESTARTS
 from workers.rollout.pool import RolloutPool
 from workers.rollout.served import ServedEngine
 from workers.rollout.torch_engine import TorchCore
 from workers.types import Published, Request, Sampling
-from workers.weights.proof import publishable
 
 START_S = 120.0
 VERSION = 7
@@ -96,7 +93,7 @@ class World:
     runner: asyncio.Runner
     pool: RolloutPool
     path: str
-    weights: Published
+    weights: tuple[Published, Any]  # and a reference to their proof
     undisturbed: dict
 
     def run(self, work):
@@ -106,7 +103,7 @@ class World:
 async def opened(pool, path, weights):
     await pool.start()
     await pool.open(path, slow_engine)
-    assert await pool.load(weights) == [VERSION] * pool.workers
+    assert await pool.load(*weights) == [VERSION] * pool.workers
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +111,8 @@ def world(ray_cluster, tmp_path_factory):
     """Two workers whose weights are not those of the model directory that their engines are opened from."""
     folder = tmp_path_factory.mktemp("world")
     path, other = make(folder / "model"), make(folder / "other", seed=1)
-    weights = publishable(adopt(load_model(other, "float32", "cpu")), VERSION, torch.float32)
+    published_, proof = published(other, VERSION)
+    weights = published_, shared(proof)
     pool = RolloutPool(2, 0.5, START_S)
     with asyncio.Runner() as runner:
         try:
@@ -167,7 +165,7 @@ def test_killed_in_load_the_fresh_one_holds_the_weights(world):
 
     async def scenario():
         os.kill(old[0], signal.SIGSTOP)  # so that it can't have answered
-        loads = asyncio.create_task(world.pool.load(world.weights))
+        loads = asyncio.create_task(world.pool.load(*world.weights))
         await asyncio.sleep(0.3)
         assert not loads.done()
         os.kill(old[0], signal.SIGKILL)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import SIZES, fresh, logprobs_alone, make, prompts, reference
+from tiny import SIZES, fresh, logprobs_alone, make, prompts, published, reference
 
 from rewards.errors import RunFailed
 from workers.models.attention import adopt
@@ -21,7 +21,6 @@ from workers.rollout.served import Pending
 from workers.rollout.torch_engine import torch_engine
 from workers.types import Prompt, Sampling
 from workers.weights.arrays import load_arrays
-from workers.weights.proof import publishable
 
 DECODED = Sampling(24)
 
@@ -66,10 +65,6 @@ def asked(rng, count, sampling=DECODED, n=3, high=30):
 def flat(found):
     """Every completion, in the order asked for."""
     return [completion for id in sorted(found) for completion in found[id]]
-
-
-def published(path, version):
-    return publishable(adopt(load_model(path)), version, torch.float32)
 
 
 def check_logprobs(path, wanted, found, temperature=1.0, tolerance=1e-4):
@@ -256,7 +251,7 @@ def test_new_weights_between_two_tokens(qwen, other):
     batch.admit([pending], 3)
     for _ in range(4):
         batch.step()
-    load_arrays(model, published(other, 4).arrays)
+    load_arrays(model, published(other, 4)[0].arrays)
     batch.renew(3)
     batch.renew(4)
     while len(batch):
@@ -280,11 +275,11 @@ def test_a_completion_carries_the_oldest_version_that_wrote_it(qwen, other):
 
     async def scenario():
         running = torch_engine(qwen, renderer, 8)
-        await running.load(published(qwen, 5))
+        await running.load(published(qwen, 5)[0])
         long = asyncio.create_task(collect(running, asked(rng, 4, Sampling(400), n=2, high=9)))
         while not len(running.core.batch):
             await asyncio.sleep(0.001)
-        await running.load(published(other, 6))
+        await running.load(published(other, 6)[0])
         assert not long.done()
         later = await collect(running, asked(rng, 2, Sampling(3)))
         await running.close()
@@ -299,11 +294,12 @@ def test_weights_that_do_not_fit_are_refused_and_the_old_ones_stay(qwen):
     rng = fresh()
     running, wanted = engine(qwen), asked(rng, 4)
     before = generate(running, wanted)
-    arrays = dict(published(qwen, 1).arrays)
+    weights, _ = published(qwen, 1)
+    arrays = dict(weights.arrays)
     arrays = {name: array + 1 for name, array in arrays.items()}
     arrays["model.norm.weight"] = arrays["model.norm.weight"][:-1]
     with pytest.raises(ValueError, match=r"model.norm.weight is \(31,\), not \(32,\)"):
-        asyncio.run(running.load(replace(published(qwen, 1), arrays=arrays)))
+        asyncio.run(running.load(replace(weights, arrays=arrays)))
     same(before, generate(running, wanted), 0.0)
 
 

@@ -6,20 +6,19 @@ An engine takes seconds to start, so all tests of a kind share one; every test l
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from tiny import fresh, logprobs_alone, make, prompts, reference
+from tiny import fresh, logprobs_alone, make, prompts, published, reference
 
 from rewards.errors import Refused, RunFailed
-from workers.models.attention import adopt
-from workers.models.load import load_model
 from workers.ray_actors import call, kill, ready, start_actor
 from workers.rollout.renderer import Renderer
 from workers.types import Prompt, Sampling
-from workers.weights.proof import publishable
+from workers.weights.proof import check
 
 
 class Host:
@@ -39,25 +38,26 @@ class Host:
     async def generate(self, prompts):
         return {id: found async for lot in self.engine.generate(prompts) for id, found in lot}
 
-    async def load(self, weights):
-        await self.engine.load(weights)
+    async def load(self, weights, proof):
+        check(await self.engine.load(weights), proof, weights.version)
 
     async def pausing(self, how):
         self.engine.pause = how
 
-    async def overtake(self, prompts, weights, later):
+    async def overtake(self, prompts, weights, proof, later):
         """New weights while the prompts are being written; further prompts after them."""
         running = asyncio.create_task(self.generate(prompts))
         while not len(self.engine.core):
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.05)
-        loading = asyncio.create_task(self.load(weights))
+        loading = asyncio.create_task(self.load(weights, proof))
         await asyncio.sleep(0)
         return await running, await self.generate(later), await loading
 
 
 class Client:
     def __init__(self, kind, path):
+        self.kind = kind
         self.actor = start_actor(Host, kind, path, name=kind, cpus=0.5)
         asyncio.run(ready(self.actor, 300))
 
@@ -80,10 +80,6 @@ def engine(request, ray_cluster, path):
     client = Client(request.param, path)
     yield client
     kill(client.actor)
-
-
-def published(path, version):
-    return publishable(adopt(load_model(path)), version, torch.float32)
 
 
 @torch.no_grad()
@@ -148,6 +144,14 @@ def test_more_prompts_than_one_step_takes(engine, path):
     check_logprobs(path, wanted, engine("generate", wanted))
 
 
+def test_a_prompt_that_vllms_context_has_no_room_for_is_an_error_and_the_engine_goes_on(engine):
+    long = Prompt(0, np.full(257, 5, np.int32), 1, Sampling(4))
+    refused = pytest.raises(RunFailed, match=r"^vLLM refused a prompt of 257 tokens: .*256")
+    with refused if engine.kind == "vllm" else nullcontext():  # the torch engine has no limit of its own
+        engine("generate", [long])
+    assert set(engine("generate", [replace(long, prompt_ids=long.prompt_ids[:9])])) == {0}
+
+
 def test_a_stop_string_ends_it(engine, path):
     rng = fresh()
     renderer = Renderer.load(path)
@@ -168,39 +172,39 @@ def test_new_weights_are_proved_and_generate(engine, path, other):
     rng = fresh()
     wanted = [Prompt(i, ids, 2, Sampling(20, seed=3)) for i, ids in enumerate(prompts(rng, 8))]
     before = engine("generate", wanted)
-    engine("load", published(other, 7))
+    engine("load", *published(other, 7))
     found = engine("generate", wanted)
     check_logprobs(other, wanted, found)
     assert {c.versions for completions in found.values() for c in completions} == {((0, 7),)}
-    engine("load", published(path, 8))
+    engine("load", *published(path, 8))
     assert _ids(engine("generate", wanted)) == _ids(before)
 
 
 @pytest.mark.parametrize("fault", ["one bit", "swapped rows", "log-probs"])
 def test_weights_that_are_not_the_published_ones_are_an_error(engine, path, fault):
-    good = published(path, 9)
+    good, proof = published(path, 9)
     arrays = {name: array.copy() for name, array in good.arrays.items()}
-    bad = replace(good, arrays=arrays)
+    bad, wrong = replace(good, arrays=arrays), proof
     weight = next(array for name, array in arrays.items() if "o_proj" in name)
     if fault == "one bit":  # lost on the way: the sum shows it
         weight.view(np.uint32)[3, 3] ^= 1
     elif fault == "swapped rows":  # the sum can't: the probe does
         weight[:] = weight[::-1].copy()
     else:
-        bad = replace(good, probe=replace(good.probe, logprobs=good.probe.logprobs + 0.01))
+        bad, wrong = good, replace(proof, logprobs=proof.logprobs + 0.01)
     with pytest.raises(RunFailed, match="version 9" if fault == "one bit" else "log-probs of 3 tokens differ"):
-        engine("load", bad)
-    engine("load", good)
+        engine("load", bad, wrong)
+    engine("load", good, proof)
 
 
 @pytest.mark.parametrize("how", ["keep", "wait", "abort"])
 def test_what_happens_to_sequences_in_flight(engine, path, other, how):
     rng = fresh()
-    engine("load", published(path, 10))
+    engine("load", *published(path, 10))
     engine("pausing", how)
     wanted = [Prompt(i, ids, 4, Sampling(200, seed=3)) for i, ids in enumerate(prompts(rng, 8, 1, 9))]
     later = [replace(prompt, id=prompt.id + 100) for prompt in wanted[:2]]
-    found, after, _ = engine("overtake", wanted, published(other, 11), later)
+    found, after, _ = engine("overtake", wanted, *published(other, 11), later)
     spans = {tuple(version for _, version in c.versions) for completions in found.values() for c in completions}
     assert {c.versions for completions in after.values() for c in completions} == {((0, 11),)}
     check_logprobs(other, later, after)
@@ -214,7 +218,7 @@ def test_what_happens_to_sequences_in_flight(engine, path, other, how):
         fresh_ones = {id: [c for c in cs if c.versions == ((0, 11),)] for id, cs in found.items()}
         whole = [prompt for prompt in wanted if len(fresh_ones[prompt.id]) == 4]
         check_logprobs(other, whole, found)
-    engine("load", published(path, 12))
+    engine("load", *published(path, 12))
     engine("pausing", "keep")
 
 

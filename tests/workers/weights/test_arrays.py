@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import SIZES, make
+from tiny import SIZES, make, to_arrays
 
 from workers.models.load import load_model
-from workers.weights.arrays import load_arrays, take_arrays, to_arrays
+from workers.weights.arrays import load_arrays, take_arrays
 
 
 @pytest.fixture(scope="module", params=list(SIZES))

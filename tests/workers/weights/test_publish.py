@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import ALPHABET, fresh, make
 
@@ -25,7 +26,7 @@ from rewards.types import Message, ScoredGroup, Task, Verdict
 from workers.learner.engine_torch import TorchLearner
 from workers.learner.team import LearnerTeam
 from workers.messages import Wave
-from workers.ray_actors import Died, Stalled, call
+from workers.ray_actors import Died, Stalled, call, shared
 from workers.rollout.pool import RolloutPool
 from workers.rollout.torch_engine import torch_engine
 from workers.rollout.worker import RolloutWorker
@@ -53,6 +54,10 @@ class StickyLearner(TorchLearner):
     def export(self):
         self._stick("export")
         return super().export()
+
+    def proof(self):
+        self._stick("proof")
+        return super().proof()
 
 
 def engine(path, renderer):
@@ -150,7 +155,19 @@ def test_a_broken_engine_is_named_and_its_worker_goes_on(world):
     assert len(world.run(collect(world.pool, good))) == 4
 
 
-@pytest.mark.parametrize("method", ["update", "export"])
+@pytest.mark.parametrize(("key", "other"), [("checksum", 0), ("logprobs", np.zeros(3, np.float32))])
+def test_a_worker_that_does_not_hold_what_was_published_is_named(world, key, other):
+    async def publish():
+        weights = world.learner.export()
+        proof = await world.learner.proof()
+        await world.pool.load(weights, shared(replace(proof, **{key: other})))
+
+    with pytest.raises(RunFailed, match=r"^rollout-[01]: (the weights it holds are not version|with version) \d+"):
+        world.run(publish())
+    world.run(world.transport.publish())
+
+
+@pytest.mark.parametrize("method", ["update", "export", "proof"])
 def test_a_learner_that_gives_no_answer_is_named(world, method):
     world.sticks.write_text(method)
     world.learner.timeout_s = 0.5
