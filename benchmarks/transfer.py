@@ -2,7 +2,8 @@
 
 Against one copy of the same bytes in memory per engine, one after the other, in one process. What publishing proves
 (a checksum on both sides, log-probs of 4 tokens on both sides) is part of its time. One thread for each process;
-medians of 7 rounds. Then, how many bfloat16 values an update of the learning rates in use changes at all.
+medians of 7 rounds, after four in which the object store's memory is used for the first time. Then, how many bfloat16
+values an update of the learning rates in use changes at all.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from workers.rollout.torch_engine import torch_engine
 from workers.types import Optimization, Sample, Signals
 from workers.weights.transport import ObjectStoreTransport
 
-ROUNDS = 7
+ROUNDS, WARM = 7, 4
 SIZES = {
     "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 8, "num_attention_heads": 16,
     "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True, "max_position_embeddings": 128,
@@ -54,7 +55,7 @@ async def publish(path: str) -> None:
     size = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
     source, targets = np.ones(size // 8), [np.ones(size // 8) for _ in range(2)]
     published, copied = [], []
-    for _ in range(ROUNDS + 2):
+    for _ in range(ROUNDS + WARM):
         start = time.perf_counter()
         await transport.publish()
         published.append(time.perf_counter() - start)
@@ -62,7 +63,7 @@ async def publish(path: str) -> None:
         for target in targets:
             target[:] = source
         copied.append(time.perf_counter() - start)
-    ours, theirs = statistics.median(published[2:]), statistics.median(copied[2:])
+    ours, theirs = statistics.median(published[WARM:]), statistics.median(copied[WARM:])
     print(
         f"publish {size / 1e6:.0f} MB to two engines: {ours * 1e3:.0f} ms, "
         f"copied in memory once per engine: {theirs * 1e3:.0f} ms, ratio {ours / theirs:.2f}",

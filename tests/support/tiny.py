@@ -98,7 +98,7 @@ def make_scalar(directory, kind="sequence", labels=1, architecture="qwen3", temp
 
 def to_arrays(model, dtype):
     """A model's weights as the learner publishes them."""
-    return arrays_of(named_tensors(model), dtype)
+    return arrays_of(((name, tensor.detach()) for name, tensor in named_tensors(model)), dtype)
 
 
 def published(path, version):

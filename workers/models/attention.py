@@ -161,11 +161,14 @@ class Slots:
     """Keys and values of R rows, each as long as it is: `keys[layer]` f[R, Hkv, W, D].
 
     `lengths` i64[R] counts the tokens already in each row; a call appends one token per row, and `advance`
-    counts it once all layers have seen it.
+    counts it once all layers have seen it. `bias` f[R, W] is what scores start from: minus infinity at what is not
+    there yet.
     """
 
     def __init__(self, lengths: Tensor, keys: list[Tensor], values: list[Tensor]):
         self.lengths, self.keys, self.values = lengths, keys, values
+        column = torch.arange(keys[0].shape[2], device=lengths.device)
+        self.bias = keys[0].new_zeros(len(lengths), len(column)).masked_fill_(column >= lengths[:, None], -torch.inf)
 
     @classmethod
     def from_prefill(cls, packs: Sequence[Packed], lengths: Tensor, width: int, repeat: Tensor) -> Slots:
@@ -190,18 +193,18 @@ class Slots:
     def begin(self) -> None:
         """The next token: where it goes and what it may see is looked up once for all layers."""
         self._width = _padded(int(self.lengths.max()) + 1)
+        self.bias.scatter_(1, self.lengths[:, None], 0.0)
         self._laid: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def _lay(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """For a layer with keys f[R, Hkv, W, D]: where the new ones go among R * Hkv * W, i64[R * Hkv]; and what the
-        scores start from, f[R * Hkv, 1, width]: minus infinity at what is not there yet."""
+        """For a layer with keys f[R, Hkv, W, D]: where the new ones go among R * Hkv * W, i64[R * Hkv]; and `bias` as
+        far as it is read, f[R * Hkv, 1, width]."""
         rows, heads, width, _ = keys.shape
         if (heads, width) not in self._laid:
-            lengths = self.lengths.repeat_interleave(heads)
-            column = torch.arange(self._width, device=lengths.device)
-            bias = keys.new_zeros(len(lengths), self._width).masked_fill_(column[None] > lengths[:, None], -torch.inf)
-            places = torch.arange(0, rows * heads * width, width, device=lengths.device) + lengths
-            self._laid[heads, width] = places, bias[:, None]
+            starts = torch.arange(0, rows * heads * width, width, device=keys.device).view(rows, heads)
+            places = (starts + self.lengths[:, None]).flatten()
+            bias = self.bias[:, None, None, : self._width].expand(-1, heads, -1, -1).flatten(0, 1)
+            self._laid[heads, width] = places, bias
         return self._laid[heads, width]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
@@ -220,7 +223,7 @@ class Slots:
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but these, i64[R']."""
-        self.lengths = self.lengths[rows]
+        self.lengths, self.bias = self.lengths[rows], self.bias[rows]
         self.keys = [x[rows] for x in self.keys]
         self.values = [x[rows] for x in self.values]
 
@@ -231,6 +234,8 @@ class Slots:
         def merged(a: Tensor, b: Tensor) -> Tensor:
             return torch.cat([F.pad(x, (0, 0, 0, width - x.shape[2])) for x in (a, b)])
 
+        both = (self.bias, other.bias)
+        self.bias = torch.cat([F.pad(x, (0, width - x.shape[1]), value=-torch.inf) for x in both])
         self.lengths = torch.cat([self.lengths, other.lengths])
         self.keys = [merged(a, b) for a, b in zip(self.keys, other.keys, strict=True)]
         self.values = [merged(a, b) for a, b in zip(self.values, other.values, strict=True)]

@@ -16,7 +16,7 @@ all the work, joined or not; there parameters may be put to other memory at any 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +30,8 @@ from workers.models.attention import Attend
 LEAN = ("llama", "mistral", "qwen2", "qwen3")
 # Products are joined in models of fewer parameters.
 SMALL = 20_000_000
+# Kinds of rotary angles that depend on the place alone; others also on how long the sequence is.
+FIXED = ("default", "linear", "llama3", "yarn")
 
 
 class Decode(Protocol):
@@ -69,16 +71,29 @@ class Lean:
         self.head: Any = model.get_output_embeddings()
         self.joined = sum(parameter.numel() for parameter in model.parameters()) < SMALL
         self.layers = [(_Joint if self.joined else _Layer)(layer) for layer in trunk.layers]
+        self.turns: Tensor | None = None  # `_turn` of the first places, where it depends on the place alone
 
     def __call__(self, ids: Tensor, position: Tensor, attend: Attend, places: Tensor | None) -> Tensor:
         hidden = self.embed(ids)
-        cos, sin = self.rotary(hidden, position)
-        one, two = sin.chunk(2, -1)
-        turn = cos[:, :, None], torch.cat([-one, two], -1)[:, :, None]
+        turn = self._turn(hidden, position).unsqueeze(3).unbind(2)
         for number, layer in enumerate(self.layers):
             hidden = layer(number, hidden, turn, attend)
         hidden = hidden.flatten(0, 1)
         return self.head(_normed(self.norm, hidden if places is None else hidden[places]))
+
+    def _turn(self, hidden: Tensor, position: Tensor) -> Tensor:
+        """`Turn` as f[B, T, 2, D]; looked up where it can be, for working it out takes as long as a layer's norms."""
+        if self.rotary.rope_type not in FIXED:
+            return self._angles(hidden, position)
+        most = int(position.max())
+        if self.turns is None or most >= len(self.turns):
+            self.turns = self._angles(hidden, torch.arange(2 * most + 2, device=position.device)[None])[0]
+        return self.turns[position]
+
+    def _angles(self, hidden: Tensor, position: Tensor) -> Tensor:
+        cos, sin = self.rotary(hidden, position)
+        one, two = sin.chunk(2, -1)
+        return torch.stack([cos, torch.cat([-one, two], -1)], 2)
 
 
 # Of every place the cosines of its rotary angles, and their sines with the signs of `_turned`; f[B, T, 1, D] each.
@@ -93,12 +108,13 @@ class _Layer:
         self.head_dim: int = self.attention.head_dim
 
     def __call__(self, number: int, hidden: Tensor, turn: Turn, attend: Attend) -> Tensor:
-        """f[B, T, hidden] -> f[B, T, hidden]"""
+        """f[B, T, hidden], which it writes to."""
         q, k, v = (x.transpose(1, 2) for x in self.heads(_normed(self.before, hidden), turn))
         seen = attend(number, q, k, v, self.attention.scaling)
-        hidden = self.attention.o_proj(seen.flatten(2)).add_(hidden)
+        _add(self.attention.o_proj, seen.flatten(2), hidden)
         gate, up = self.gated(_normed(self.after, hidden))
-        return self.mlp.down_proj(self.mlp.act_fn(gate).mul_(up)).add_(hidden)
+        _add(self.mlp.down_proj, self.mlp.act_fn(gate).mul_(up), hidden)
+        return hidden
 
     def heads(self, x: Tensor, turn: Turn) -> Sequence[Tensor]:
         """f[B, T, hidden] -> queries, keys, values f[B, T, H, D]"""
@@ -106,7 +122,7 @@ class _Layer:
         q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (a.q_proj, a.k_proj, a.v_proj))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = _normed(self.q_norm, q), _normed(self.k_norm, k)
-        return _turned(q, turn), _turned(k, turn), v
+        return *_turned(q, turn), *_turned(k, turn), v
 
     def gated(self, x: Tensor) -> Sequence[Tensor]:
         return self.mlp.gate_proj(x), self.mlp.up_proj(x)
@@ -125,23 +141,41 @@ class _Joint(_Layer):
         queries, keys, values = self.counts
         qk, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split([queries + keys, values], 2)
         if self.q_norm is not None and self.k_norm is not None:
-            qk = F.rms_norm(qk, (self.head_dim,), eps=self.q_norm.variance_epsilon)
+            qk = _unit(qk, self.q_norm.variance_epsilon)
             qk[:, :, :queries].mul_(self.q_norm.weight)
             qk[:, :, queries:].mul_(self.k_norm.weight)
-        return *_turned(qk, turn).split([queries, keys], 2), v
+        return *_turned(qk, turn, (queries, keys)), v
 
     def gated(self, x: Tensor) -> Sequence[Tensor]:
         return self.gate_up(x).split(self.gate_up.sizes, -1)
 
 
 def _normed(norm: Any, x: Tensor) -> Tensor:
-    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    return _unit(x, norm.variance_epsilon).mul_(norm.weight)
 
 
-def _turned(x: Tensor, turn: Turn) -> Tensor:
-    """f[B, T, H, D] by their rotary angles, as transformers lays them: the first half of D with the second."""
+def _unit(x: Tensor, epsilon: float) -> Tensor:
+    """x over the root of its mean square."""
+    if x.is_cuda or x.dtype != torch.float32:
+        return F.rms_norm(x, x.shape[-1:], eps=epsilon)
+    # The same in half the passes over memory that `rms_norm` makes on a CPU.
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x * norm.square_().mul_(1 / x.shape[-1]).add_(epsilon).rsqrt_()
+
+
+def _turned(x: Tensor, turn: Turn, heads: Sequence[int] = ()) -> Iterator[Tensor]:
+    """f[B, T, H, D] by their rotary angles, as transformers lays them: the first half of D with the second; so many
+    heads each, all of them by default."""
     cos, sin = turn
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    parts = zip(*(y.split(list(heads) or x.shape[2], 2) for y in (x * cos, x.roll(x.shape[-1] // 2, -1))), strict=True)
+    return (torch.addcmul(straight, across, sin) for straight, across in parts)
+
+
+def _add(linear: nn.Linear, x: Tensor, hidden: Tensor) -> None:
+    """Add to hidden f[B, T, hidden] what a layer makes of x f[B, T, width]."""
+    flat = hidden.flatten(0, 1).addmm_(x.flatten(0, 1), linear.weight.t())
+    if linear.bias is not None:
+        flat.add_(linear.bias)
 
 
 class _Joined:

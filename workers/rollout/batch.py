@@ -27,7 +27,8 @@ PREFILL_TOKENS = 512, 16384
 
 @dataclass
 class Rows:
-    """What is known of every live row, [R] each (drawn tokens and their log-probs [R, M]).
+    """What is known of every live row, [R] each (uniforms, drawn tokens and their log-probs [R, M + 1]: what a finished
+    row still draws needs a place, too).
 
     `truncate`, `greedy` and `strings` say whether any row's draws may be truncated, any takes the likeliest token, and
     any may end at a string.
@@ -150,7 +151,7 @@ class Batch:
     def _new_rows(self, pendings: list[Pending], slots: Slots, width: int, version: int) -> Rows:
         owners = [(pending, i, [(0, version)]) for pending in pendings for i in range(pending.prompt.n)]
         sampling = [pending.prompt.sampling for pending, _, _ in owners]
-        uniform, uniforms = np.zeros((len(owners), width)), Uniforms()
+        uniform, uniforms = np.zeros((len(owners), width + 1)), Uniforms()
         for row, (pending, index, _) in zip(uniform, owners, strict=True):
             s = pending.prompt.sampling
             row[: s.max_new_tokens] = uniforms(s.seed, pending.prompt.id, index, s.max_new_tokens)
@@ -169,8 +170,8 @@ class Batch:
             top_p=column([s.top_p for s in sampling], torch.float32),
             top_k=column([s.top_k for s in sampling], torch.long),
             uniform=torch.from_numpy(uniform).to(self.device),
-            tokens=torch.zeros(n, width, dtype=torch.int32, device=self.device),
-            logprobs=torch.zeros(n, width, dtype=torch.float32, device=self.device),
+            tokens=torch.zeros(n, width + 1, dtype=torch.long, device=self.device),
+            logprobs=torch.zeros(n, width + 1, dtype=torch.float32, device=self.device),
             live=torch.ones(n, dtype=torch.bool, device=self.device),
             owners=owners,
             greedy=0.0 in temperatures,
@@ -191,11 +192,11 @@ class Batch:
         return finished
 
     def _draw(self, rows: Rows, logits: Tensor) -> None:
-        # What a finished row that still computes along draws goes anywhere: its tokens have been taken.
-        place = rows.count.clamp(max=rows.uniform.shape[1] - 1)[:, None]
+        # A finished row that still computes along draws into the place after its last: its tokens have been taken.
+        place = rows.count[:, None]
         uniform = rows.uniform.gather(1, place)[:, 0]
         token, logprob = draw(logits, uniform, rows.temperature, rows.top_p, rows.top_k, rows.truncate, rows.greedy)
-        rows.tokens.scatter_(1, place, token[:, None].int())
+        rows.tokens.scatter_(1, place, token[:, None])
         rows.logprobs.scatter_(1, place, logprob[:, None])
         rows.count += rows.live
         rows.last = token
@@ -209,7 +210,7 @@ class Batch:
         ends = over.nonzero()[:, 0]
         finished = []
         if len(ends):
-            tokens, logprobs = rows.tokens[ends].cpu().numpy(), rows.logprobs[ends].cpu().numpy()
+            tokens, logprobs = rows.tokens[ends].int().cpu().numpy(), rows.logprobs[ends].cpu().numpy()
             counts, by_stop = rows.count[ends].tolist(), stopped[ends].tolist()
             for i, row in enumerate(ends.tolist()):
                 pending, index, spans = rows.owners[row]
@@ -227,7 +228,7 @@ class Batch:
             return []
         going = (rows.live & ~stopped).tolist()
         asked = [i for i, (pending, _, _) in enumerate(rows.owners) if going[i] and pending.prompt.sampling.stop]
-        tokens, counts = rows.tokens[asked].cpu().numpy(), rows.count[asked].tolist()
+        tokens, counts = rows.tokens[asked].int().cpu().numpy(), rows.count[asked].tolist()
         return [
             row
             for row, written, count in zip(asked, tokens, counts, strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,7 +45,7 @@ def draw(
     # float64: with 150,000 tokens a float32 sum would lose the tail.
     cumulative = probs.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1]
-    if not total.isfinite().all():
+    if not math.isfinite(total.sum()):
         raise RunFailed("the model's logits are not finite")
     # A float64 uniform is at most 1 - 2^-53, so its share of the total is below the total, however it is rounded:
     # the search ends at a token whose own probability is above zero.
