@@ -16,6 +16,7 @@ from rewards.errors import Refused
 from workers.learner.engine_torch import TorchLearner
 from workers.models import Lora
 from workers.types import Needs, Optimization, Signals
+from workers.weights.proof import checksum
 
 KL = Grpo(group_size=4, kl_coefficient=0.1)
 
@@ -59,6 +60,7 @@ def test_adapters_alone_learn_and_everybody_else_sees_a_plain_model(path, tmp_pa
 
     published = made.export()
     assert {n: a.shape for n, a in published.arrays.items()} == {n: tuple(p.shape) for n, p in plain.items()}
+    assert made.proof().checksum == checksum(published.arrays.values())
     made.save_model(tmp_path)
     saved = reference(str(tmp_path), torch.float32)
     for name, parameter in saved.named_parameters():
