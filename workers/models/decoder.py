@@ -75,9 +75,9 @@ class Lean:
 
     def __call__(self, ids: Tensor, position: Tensor, attend: Attend, places: Tensor | None) -> Tensor:
         hidden = self.embed(ids)
-        turn = self._turn(hidden, position).unsqueeze(3).unbind(2)
+        cos, sin = self._turn(hidden, position).unsqueeze(3).unbind(2)
         for number, layer in enumerate(self.layers):
-            hidden = layer(number, hidden, turn, attend)
+            hidden = layer(number, hidden, (cos, sin), attend)
         hidden = hidden.flatten(0, 1)
         return self.head(_normed(self.norm, hidden if places is None else hidden[places]))
 

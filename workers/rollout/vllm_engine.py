@@ -28,6 +28,7 @@ logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # warns wher
 import numpy as np
 from vllm import EngineArgs, LLMEngine, SamplingParams, TokensPrompt
 from vllm.config import WeightTransferConfig
+from vllm.exceptions import VLLMValidationError
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
@@ -125,7 +126,7 @@ class VllmCore:
     def _add(self, name: str, tokens: TokensPrompt, params: SamplingParams) -> None:
         try:
             self.engine.add_request(name, tokens, params)
-        except ValueError as error:
+        except (ValueError, VLLMValidationError) as error:
             raise RunFailed(f"vLLM refused a prompt of {len(tokens['prompt_token_ids'])} tokens: {error}") from error
 
     def _params(self, prompt: Prompt, n: int, temperature: float) -> SamplingParams:
