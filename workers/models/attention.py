@@ -153,8 +153,9 @@ class Packed:
         return padded.split([rows * length for rows, length in self._shapes])
 
 
-# Widths of caches and of what is read of them are multiples of this: softmax is eight times slower on fewer numbers.
-STRIDE = 16
+# Widths of caches and of what is read of them: multiples of STRIDE, and LEAST at least, for softmax is eight times
+# slower on fewer numbers.
+STRIDE, LEAST = 4, 16
 
 
 class Slots:
@@ -242,4 +243,4 @@ class Slots:
 
 
 def _padded(width: int) -> int:
-    return -(-width // STRIDE) * STRIDE
+    return max(-(-width // STRIDE) * STRIDE, LEAST)

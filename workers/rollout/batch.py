@@ -5,6 +5,7 @@ Axes: R live rows, V vocabulary, M the longest completion any live row may still
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -242,13 +243,9 @@ class Batch:
         return any(stop in tail for stop in stops)
 
 
-def _lots(prompts: Sequence[np.ndarray], tokens: int) -> Iterator[list[np.ndarray]]:
-    """The prompts in their order, as many at a time as have so many tokens, one at least."""
-    lot, size = [], 0
-    for ids in prompts:
-        if lot and size + len(ids) > tokens:
-            yield lot
-            lot, size = [], 0
-        lot.append(ids)
-        size += len(ids)
-    yield lot
+def _lots(prompts: Sequence[np.ndarray], tokens: int) -> Iterator[Sequence[np.ndarray]]:
+    """The prompts in their order, cut into lots of about as many tokens each: not many more than `tokens`."""
+    ends = np.cumsum([len(ids) for ids in prompts])
+    lots = -(-int(ends[-1]) // tokens)
+    cuts = np.unique(np.searchsorted(ends, ends[-1] * np.arange(1, lots + 1) / lots) + 1)
+    return (prompts[start:end] for start, end in itertools.pairwise([0, *cuts]))

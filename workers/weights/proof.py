@@ -24,7 +24,9 @@ from workers.models.decoder import Decode, Whole
 from workers.types import Proof, Published
 from workers.weights.arrays import bits
 
-PROBE_TOKENS = 4  # few, for a large model computes them in every publish; a wrong matrix shows in each
+# Few, for a large model computes them in every publish; a wrong matrix shows in each. Those before the last are
+# computed: three cost as much as one on a CPU, four twice as much.
+PROBE_TOKENS = 4
 # Mean difference of the log-probs that rounding explains; a wrong matrix makes differences of 1 and more.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.25}
 
@@ -43,10 +45,10 @@ def probe_ids(vocabulary: int) -> np.ndarray:
 def probe_logprobs(decode: Decode, ids: np.ndarray, device: torch.device, dtype: torch.dtype) -> np.ndarray:
     """f32[K - 1]: what a model on `device` makes of the tokens, computing in `dtype`."""
     tokens = torch.from_numpy(ids.astype(np.int64)).to(device)
-    position = torch.arange(len(ids), device=device)
-    attend = Packed(torch.tensor([len(ids)], device=device))
+    position = torch.arange(len(ids) - 1, device=device)  # what follows the last token nobody asks
+    attend = Packed(torch.tensor([len(position)], device=device))
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        logits = decode(tokens[None], position[None], attend, position[:-1])
+        logits = decode(tokens[None, :-1], position[None], attend, position)
     return logits.float().log_softmax(-1).gather(1, tokens[1:, None])[:, 0].cpu().numpy()
 
 

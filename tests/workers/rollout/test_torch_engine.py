@@ -15,6 +15,7 @@ from rewards.errors import RunFailed
 from workers.models.attention import adopt
 from workers.models.decoder import Whole, decoder
 from workers.models.load import load_model
+from workers.rollout import batch as room
 from workers.rollout.batch import Batch
 from workers.rollout.renderer import Renderer
 from workers.rollout.served import Pending
@@ -186,6 +187,14 @@ def test_the_same_seed_gives_the_same_tokens_whatever_the_batching(path):
     same(together, generate(engine(path, max_rows=4), wanted))
     fewer = generate(large, [replace(prompt, n=2) for prompt in wanted])
     same({id: completions[:2] for id, completions in together.items()}, fewer)
+
+
+def test_prompts_prefilled_in_lots_are_written_as_together(path, monkeypatch):
+    rng = fresh()
+    wanted = asked(rng, 12)
+    together = generate(engine(path), wanted)
+    monkeypatch.setattr(room, "PREFILL_TOKENS", (int(rng.integers(1, 60)),) * 2)
+    same(together, generate(engine(path), wanted))
 
 
 def test_other_seeds_and_other_places_draw_other_tokens(qwen):
