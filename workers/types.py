@@ -291,12 +291,8 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What somebody makes of the weights that it holds, see `workers.weights.proof`.
-
-    checksum   the sum of all their bits; None where it holds them in another number format, or not as a whole
-    logprobs   f32[K - 1] of all but the first of the probe's tokens
-    tolerance  by how much rounding may move these on average
-    """
+    """What somebody makes of the weights that it holds, see `workers.weights.proof`: the sum of all their bits (None: in
+    another number format, or not whole), f32[K - 1] log-probs of the probe, and how far rounding may move them."""
 
     checksum: int | None
     logprobs: np.ndarray
