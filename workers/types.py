@@ -291,8 +291,8 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What somebody makes of the weights that it holds, see `workers.weights.proof`: the sum of all their bits (None: in
-    another number format, or not whole), f32[K - 1] log-probs of the probe, and how far rounding may move them."""
+    """What somebody makes of the weights that it holds, see `workers.weights.proof`: the sum of all their bits (None:
+    in another number format, or not whole), f32[K - 1] log-probs of the probe, and how far rounding may move them."""
 
     checksum: int | None
     logprobs: np.ndarray
