@@ -1,31 +1,36 @@
-"""Judges' models in processes of their own: real Ray actors and real scalar models."""
+"""Judges' models in processes of their own: real Ray actors, real scalar models, real vLLM servers of a tiny model."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import tiny
+from rote import make_judge
 
 from rewards.declared import ChatModel, Passage, ScalarModel, Service
-from rewards.errors import Refused
+from rewards.errors import Refused, RunFailed
 from rewards.panel import Panel, Seat
 from rewards.sources.exact import Exact
 from rewards.sources.generative import Generative
 from rewards.sources.scalar import Scalar
 from rewards.types import Message
-from workers.judging.hosts import check_host, has_template, hosted
+from workers.judging.hosts import _ENV, check_host, has_template, hosted, start_hosts, stop_hosts
+from workers.judging.live import LiveToolbox
 from workers.judging.pool import JudgePool
 from workers.judging.scalar_model import ScalarReader
 from workers.judging.worker import groups_at_once
-from workers.ray_actors import call
+from workers.ray_actors import call, start_actor
 
 
 def conversation(text):
@@ -117,3 +122,81 @@ def test_a_command_ends_with_the_process_that_asked_for_it(how):
 def test_a_command_that_ends_by_itself_says_how():
     short = [sys.executable, "-m", "workers.judging.keep", sys.executable, "-c", "exit(3)"]
     assert subprocess.Popen(short, stdin=subprocess.PIPE).wait(30) == 3
+
+
+LESSONS = {"a bad cab. Good?": "no", "the answer is e. Good?": "yes", "12. Good?": "yes"}
+ARGS = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "256")
+
+
+@contextmanager
+def serving(path, folder):
+    """`vllm serve` as a user starts it; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    template = folder / "plain.jinja"
+    template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    line = [Path(sys.executable).with_name("vllm"), "serve", path, "--host", "127.0.0.1", "--port", str(port), *ARGS]
+    kept = [sys.executable, "-m", "workers.judging.keep", *map(str, line), "--chat-template", str(template)]
+    with (folder / "server.log").open("wb") as log:
+        keeper = subprocess.Popen(kept, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**_ENV, **os.environ})
+    try:
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        keeper.stdin.close()
+        keeper.wait(30)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_hosted_judge_and_one_that_a_user_serves_give_equal_verdicts(tmp_path, make_group):
+    """Of the same model; and a server that is killed is started again, with what it was asked asked again."""
+    path = make_judge(tmp_path / "judge", LESSONS)
+    prompt = tmp_path / "prompt.j2"
+    prompt.write_text("{{ answer }}. Good?")
+    group = make_group(["a bad cab", "the answer is e", "12"])
+
+    async def asked(model, hosts):
+        tools = LiveToolbox(1, (), hosts)
+        try:
+            source = Generative(model, form="yes", prompt=str(prompt), max_tokens=2)
+            verdicts = (await Panel((Seat("judge", source),)).judge(group, tools)).verdicts
+            return [verdict.scores["judge"].value for verdict in verdicts]
+        finally:
+            await tools.aclose()
+
+    async def up(model):
+        deadline = time.monotonic() + 300
+        while None in (values := await asked(model, {})):
+            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()[-2000:]
+            await asyncio.sleep(0.5)
+        return values
+
+    async def go(url):
+        served = ChatModel(host=path, serve_args=ARGS, request_s=120.0)
+        outside = asyncio.create_task(up(ChatModel(url, retries=0)))
+        hosts = await start_hosts(Panel((Seat("judge", Generative(served)),)), start_actor)
+        try:
+            inside = await asked(served, hosts)
+            [actor] = hosts.values()
+            url, _ = await call(actor, "address", timeout_s=60.0)
+            denied = await asked(ChatModel(url, retries=0, model="judge"), {})
+            psutil.Process(await call(actor, "pid", timeout_s=60.0)).children()[0].kill()
+            return inside, await outside, denied, await asked(served, hosts)
+        finally:
+            stop_hosts(hosts)
+
+    with serving(path, tmp_path) as url:
+        inside, outside, denied, after = asyncio.run(go(url))
+    assert inside[0] < 0.1 and min(inside[1:]) > 0.9, "it has opinions"
+    assert outside == pytest.approx(inside, abs=1e-5)
+    assert after == pytest.approx(inside, abs=1e-5)
+    assert denied == [None] * 3, "no one else may ask it"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_judge_that_can_not_be_served_ends_the_start_with_its_reason(tmp_path):
+    served = ChatModel(host=tiny.make(tmp_path / "judge", tokenizer="bpe"), serve_args=("--no-such-thing",))
+    with pytest.raises(RunFailed, match=r"judge' could not be served: .*unrecognized arguments: --no-such-thing"):
+        asyncio.run(start_hosts(Panel((Seat("judge", Generative(served)),)), start_actor))
