@@ -30,7 +30,7 @@ from rewards.errors import RunFailed
 from rewards.failures import one_line
 
 # glibc would give freed memory back to the kernel, and take it again page by page: thousands of faults in every step.
-_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 
 class Stalled(RunFailed):
@@ -145,7 +145,7 @@ def start_actor(
     variables = {
         "PYTHONPATH": os.pathsep.join(import_paths()),
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads),
-        **_KEEP_MEMORY,
+        **KEEP_MEMORY,
         **(env or {}),
     }
     where = PlacementGroupSchedulingStrategy(bundle.group, bundle.index) if bundle else "DEFAULT"

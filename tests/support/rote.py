@@ -27,7 +27,7 @@ UNASKED = -100
 def make_judge(directory, lessons: Mapping[str, str], steps: int = 60) -> str:
     """A model directory, its path as a string: after each of the questions it writes that reply and ends."""
     texts = [*lessons, *lessons.values(), *(f" {reply}" for reply in lessons.values())]
-    create(ModelInit("qwen3", SIZES, TokenizerInit("bpe", 400)), texts * 4, directory, 0)
+    create(ModelInit("qwen3", SIZES, TokenizerInit("bpe", 600)), texts * 4, directory, 0)
     model = AutoModelForCausalLM.from_pretrained(directory).train()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     rows, labels = [], []
@@ -44,6 +44,8 @@ def make_judge(directory, lessons: Mapping[str, str], steps: int = 60) -> str:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if loss.item() < 0.01:
+            break
     assert loss.item() < 0.05, f"it has not learned its replies: {loss.item():.3f}"
     model.eval().save_pretrained(directory)
     return str(directory)
