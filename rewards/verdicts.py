@@ -1,7 +1,8 @@
 """Reading what judges write: the one place where text becomes a verdict, or nothing.
 
-A verdict stands at the end of the answer, once, in double brackets: [[7]], [[A]], [[7, 3]], or as \\boxed{...}. What a
-judge thinks before `</think>` is no verdict; two different ones are none; none is an abstention, never a number.
+A verdict stands at the end of the answer, once, in double brackets: [[7]], [[A]], [[7, 3]], or as \\boxed{...}; verdicts
+on many things are a line each, "1. [[yes]]". What a judge thinks before `</think>` is no verdict; two different ones are
+none; none is an abstention, never a number.
 
 A candidate may write such things too, for the judge to repeat. So everything shown to a judge is `defused` first: what
 it quotes can't be read as its own words.
