@@ -1,7 +1,7 @@
 """Reading what judges write: the one place where text becomes a verdict, or nothing.
 
-A verdict stands at the end of the answer, once, in double brackets: [[7]], [[A]], [[7, 3]], or as \\boxed{...}; verdicts
-on many things are a line each, "1. [[yes]]". What a judge thinks before `</think>` is no verdict; two different ones are
+A verdict stands at the end of the answer, once, in double brackets: [[7]], [[A]], [[7, 3]], or as \\boxed{...}; on many
+things there is a line each, "1. [[yes]]". What a judge thinks before `</think>` is no verdict; two different ones are
 none; none is an abstention, never a number.
 
 A candidate may write such things too, for the judge to repeat. So everything shown to a judge is `defused` first: what
