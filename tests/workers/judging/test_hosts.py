@@ -166,7 +166,7 @@ def test_a_hosted_judge_and_one_that_a_user_serves_give_equal_verdicts(tmp_path,
         tools = LiveToolbox(1, (), hosts)
         try:
             source = Generative(model, form="yes", prompt=str(prompt), max_tokens=2)
-            verdicts = (await Panel((Seat("judge", source),)).judge(group, tools)).verdicts
+            verdicts = (await Panel((Seat("judge", source, timeout_s=240.0),)).judge(group, tools)).verdicts
             return [verdict.scores["judge"].value for verdict in verdicts]
         finally:
             await tools.aclose()
