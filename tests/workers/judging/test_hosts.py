@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -53,7 +54,9 @@ def test_a_scalar_model_of_its_own_serves_all_judges_and_comes_back(tmp_path, ma
         pool = JudgePool(Panel((Seat("rm", Scalar(spec)),)), workers=2, cpus=0.5, timeout_s=120.0)
         await pool.start()
         try:
+            away = Path(spec.path).rename(tmp_path / "away")  # so that no judge can read it by itself
             first = await pool.judge(groups)
+            away.rename(spec.path)
             host = pool._hosts[spec]
             os.kill(await call(host, "pid", timeout_s=30.0), signal.SIGKILL)
             return first, await pool.judge(groups), pool.restarts
