@@ -39,11 +39,7 @@ rewards:
     done = assay("run", config, "--run-dir", whole)
     assert done.returncode == 0, done.stderr
     kill_at(["run", config, "--run-dir", run_dir], run_dir, "rl", 4)
-    resumed = assay("resume", run_dir)
-    assert resumed.returncode == 0, resumed.stderr
-    assert repeatable(run_dir) == repeatable(whole)
-    weights = "model/model.safetensors"
-    assert (run_dir / weights).read_bytes() == (whole / weights).read_bytes()
+    assert_done_alike(run_dir, whole)
     multipliers = [m for row in metric_rows(whole) if (m := row["metrics"].get("reward/multiplier/form")) is not None]
     assert len(set(multipliers)) == 7, "they moved at every step"
 
