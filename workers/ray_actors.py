@@ -41,6 +41,10 @@ class Died(RunFailed):
     """A worker's process is gone."""
 
 
+class Away(Died):
+    """Ray starts it again; until then it can't be asked."""
+
+
 @dataclass(frozen=True)
 class Bundle:
     """CPUs and GPUs of one node, reserved: bundle `index` of a placement group."""
@@ -219,6 +223,8 @@ def _named(actor: Actor, method: str, clock: asyncio.Timeout, timeout_s: float) 
         yield
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
+    except ray.exceptions.ActorUnavailableError as error:
+        raise Away(f"{actor.name} is away: {_reason(error)}") from error
     except ray.exceptions.RayError as error:
         raise Died(f"{actor.name} died: {_reason(error)}") from error
     except TimeoutError:
