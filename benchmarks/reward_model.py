@@ -3,13 +3,16 @@ benchmarks.reward_model` (one thread, about a minute).
 
 The panel's side is all there is to it: groups of 8 judged at once, each rendered and cut into tokens, batched, read and
 scored. The bare side is transformers' sequence classifier on the same ids, cut ahead of time, in padded batches of as
-many tokens, sorted by length. Both in turns, so that a noisy neighbour hits both; medians.
+many tokens, sorted by length. Both in turns, so that a noisy neighbour hits both; medians. Both in a process that keeps
+its memory, as the processes that judge do (`workers.ray_actors`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +24,6 @@ from transformers import AutoModelForSequenceClassification
 
 from rewards.declared import Passage, ScalarModel
 from rewards.panel import Panel, Seat
-from rewards.selfcheck import written
 from rewards.sources.scalar import Scalar
 from rewards.types import Group, Message, Task
 from workers.judging.live import LiveToolbox
@@ -30,6 +32,7 @@ from workers.models import ModelInit
 from workers.models.create import create
 from workers.models.load import load_model, load_tokenizer, save_model
 from workers.models.scalar import on_trunk
+from workers.ray_actors import KEEP_MEMORY
 
 GROUPS, GROUP_SIZE, ROUNDS, BATCH_TOKENS = 24, 8, 5, 4096
 ALPHABET = "?0123456789+-*/=., abcdefghijklmnopqrstuvwxyz"
@@ -57,7 +60,7 @@ def groups(rng: np.random.Generator, low: int, high: int) -> list[Group]:
     for i in range(GROUPS):
         lengths = rng.integers(low, high + 1, GROUP_SIZE)
         texts = ["".join(rng.choice(list(ALPHABET), int(n))) for n in lengths]
-        out.append(written(Task(str(i), (Message("user", "how much is it?"),)), texts, i))
+        out.append(Group.written(i, Task(str(i), (Message("user", "how much is it?"),)), texts))
     return out
 
 
@@ -101,6 +104,8 @@ async def compared(path: str, low: int, high: int) -> None:
 
 
 def main() -> None:
+    if not KEEP_MEMORY.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.reward_model"], {**os.environ, **KEEP_MEMORY})
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         path = made(Path(folder))

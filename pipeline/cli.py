@@ -164,6 +164,16 @@ def report(
 
 
 @app.command()
+def points(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Runs, or sweeps, that had `rewards.gold`.")],
+) -> None:
+    """Find the proxy points of reward sources, from which on their rise costs gold (for `combine: constrained`)."""
+    from pipeline.lab.proxy_points import found
+
+    _console(False).print(found(folders), soft_wrap=True, markup=False)
+
+
+@app.command()
 def serve(
     config: ConfigPath,
     overrides: Overrides = None,

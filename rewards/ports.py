@@ -57,8 +57,8 @@ class Toolbox(Protocol):
     async def execute(self, program: str, stdin: str, limits: Limits) -> Ran:
         """Run a Python program that a stranger wrote, in a sandbox, with that input.
 
-        What a program does, ending badly included, is no error. A source that uses it says so:
-        `uses_sandbox: ClassVar[bool] = True`.
+        What a program does, ending badly included, is no error. A source that uses it says so by an attribute
+        `uses_sandbox` that is true.
         """
         ...
 

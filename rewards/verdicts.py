@@ -1,7 +1,8 @@
 """Reading what judges write: the one place where text becomes a verdict, or nothing.
 
-A verdict stands at the end of the answer, once, in double brackets: [[7]], [[A]], [[7, 3]], or as \\boxed{...}. What a
-judge thinks before `</think>` is no verdict; two different ones are none; none is an abstention, never a number.
+A verdict stands at the end of the answer, once, in double brackets: [[7]], [[A]], [[7, 3]], or as \\boxed{...}; on many
+things there is a line each, "1. [[yes]]". What a judge thinks before `</think>` is no verdict; two different ones are
+none; none is an abstention, never a number.
 
 A candidate may write such things too, for the judge to repeat. So everything shown to a judge is `defused` first: what
 it quotes can't be read as its own words.
@@ -18,7 +19,9 @@ from typing import Any
 TAIL = 80  # characters at the end in which a verdict has to stand (RM-R1, arXiv 2505.02387)
 _MARKED = re.compile(r"\[\[([^\[\]]*)\]\]|\\boxed\{([^{}]*)\}")
 _NUMBER = re.compile(r"\s*([-+]?\d+(?:\.\d+)?)(?:\s*/\s*(\d+(?:\.\d+)?))?\s*")
-_LINE = re.compile(r"^\W*(\d+)\W+(yes|no|true|false|met|unmet|not met|good|bad|right|wrong)\b", re.IGNORECASE)
+_LINE = re.compile(
+    r"\W*(\d+)\b[^\[\]]*\[\[\W*(yes|no|true|false|met|unmet|not met|good|bad|right|wrong)\W*\]\]\W*", re.IGNORECASE
+)
 _YES = {"yes", "true", "met", "good", "right"}
 _LIVE = (
     (re.compile(r"\[(?=\[)"), "[ "),
@@ -76,11 +79,11 @@ def numbers(text: str, n: int, low: float, high: float) -> list[float] | None:
 
 
 def answers(text: str, n: int) -> list[bool] | None:
-    """Yes or no to each of n numbered questions, one a line ("3. yes"); None where one is missing or answered in two
-    ways."""
+    """Yes or no to each of n numbered questions, one a line ("3. [[yes]]"); None where one is missing or answered in
+    two ways."""
     found: dict[int, set[bool]] = {}
     for line in (said(text) or "").splitlines():
-        if match := _LINE.match(line.strip()):
+        if match := _LINE.fullmatch(line.strip()):
             found.setdefault(int(match[1]), set()).add(match[2].lower() in _YES)
     if sorted(found) != list(range(1, n + 1)) or any(len(ways) > 1 for ways in found.values()):
         return None

@@ -30,7 +30,7 @@ from rewards.errors import RunFailed
 from rewards.failures import one_line
 
 # glibc would give freed memory back to the kernel, and take it again page by page: thousands of faults in every step.
-_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 
 class Stalled(RunFailed):
@@ -39,6 +39,10 @@ class Stalled(RunFailed):
 
 class Died(RunFailed):
     """A worker's process is gone."""
+
+
+class Away(Died):
+    """Ray starts it again; until then it can't be asked."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def start_actor(
     variables = {
         "PYTHONPATH": os.pathsep.join(import_paths()),
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads),
-        **_KEEP_MEMORY,
+        **KEEP_MEMORY,
         **(env or {}),
     }
     where = PlacementGroupSchedulingStrategy(bundle.group, bundle.index) if bundle else "DEFAULT"
@@ -219,6 +223,8 @@ def _named(actor: Actor, method: str, clock: asyncio.Timeout, timeout_s: float) 
         yield
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
+    except ray.exceptions.ActorUnavailableError as error:
+        raise Away(f"{actor.name} is away: {_reason(error)}") from error
     except ray.exceptions.RayError as error:
         raise Died(f"{actor.name} died: {_reason(error)}") from error
     except TimeoutError:

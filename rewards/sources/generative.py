@@ -69,14 +69,14 @@ class Generative(Writer):
 
 
 def yes_share(reply: Reply) -> float | None:
-    """P(yes) / (P(yes) + P(no)) at the last place where the judge wrote one of the two; None where it wrote neither,
-    or the endpoint tells no log-probs."""
-    for place in reversed(reply.top):
-        written = _word(place[0][0]) if place else ""
-        if written in ("yes", "no"):
-            yes, no = (sum(math.exp(p) for token, p in set(place) if _word(token) == word) for word in ("yes", "no"))
-            return yes / (yes + no)
-    return None
+    """P(yes) / (P(yes) + P(no)) at the last word, where the judge ended with one of the two; None where it did not, or
+    the endpoint tells no log-probs."""
+    words = ((_word(place[0][0]), place) for place in reversed(reply.top) if place)
+    last, place = next(((word, place) for word, place in words if word and not word.startswith("<")), ("", ()))
+    if last not in ("yes", "no"):
+        return None
+    yes, no = (sum(math.exp(p) for token, p in set(place) if _word(token) == word) for word in ("yes", "no"))
+    return yes / (yes + no)
 
 
 def _word(token: str) -> str:

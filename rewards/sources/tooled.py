@@ -15,14 +15,17 @@ from rewards.declared import Corpus, Reply, Unanswered
 from rewards.failures import one_line
 from rewards.imports import ByName
 from rewards.ports import Case, Toolbox
+from rewards.programs import Limits, Ran
 from rewards.selfcheck import written_case
+from rewards.sources.code import program_of, why
 from rewards.types import Group, Message, Score, Task
 from rewards.verdicts import defused, number
 
-Tool = Literal["calculator", "calendar", "search"]
+Tool = Literal["calculator", "calendar", "python", "search"]
 _ABOUT: dict[Tool, str] = {
     "calculator": "the value of an arithmetic expression, as in 17 * (3 + 4)",
     "calendar": "YYYY-MM-DD for its weekday, DATE to DATE for the days between, DATE + DAYS for another date",
+    "python": "a Python program, on as many lines as it needs; what it prints comes back",
     "search": "the passages of a collection that fit some words best",
 }
 _CALL = re.compile(r"^Action:[ \t]*(.*?)[ \t]*\nAction Input:[ \t]*(.*)", re.MULTILINE | re.DOTALL)
@@ -46,10 +49,10 @@ class Tooled(Writer):
     """A chat model that reasons, calls tools, reads what they say, and then scores (Themis, arXiv 2310.01045). Values
     are in [0, 1]. The score is read in the judge's own last message alone. Each tool's uses are a part of the score.
 
-    tools    what it may use
+    tools    what it may use; python runs in the sandbox that the source `code` runs in
     corpus   what `search` looks in
     calls    uses at most; an unknown tool's is one as well
-    limit_s  seconds one use may take
+    limit_s  seconds one use may take; of python CPU seconds
     low      the worst score
     high     the best score
     """
@@ -73,6 +76,11 @@ class Tooled(Writer):
             raise ValueError("tools: search and `corpus` go together")
         if self.low >= self.high:
             raise ValueError(f"low: {self.low:g}, expected less than high ({self.high:g})")
+
+    @property
+    def uses_sandbox(self) -> bool:
+        """See `Toolbox.execute`."""
+        return "python" in self.tools
 
     async def score(self, group: Group, tools: Toolbox) -> Sequence[Score]:
         """One score per rollout; abstains where the last message holds none."""
@@ -136,6 +144,8 @@ class Tooled(Writer):
                 case "search":
                     assert self.corpus is not None
                     found = "\n".join(await tools.search(self.corpus, given, PASSAGES)) or "nothing found"
+                case "python":
+                    found = _told(await tools.execute(program_of(given), "", Limits(cpu_s=self.limit_s)))
                 case _:
                     found = await tools.call(_TOOLS[name], given, limit_s=self.limit_s)
         except (TimeoutError, ChildProcessError, Unanswered) as error:
@@ -145,3 +155,9 @@ class Tooled(Writer):
     def case(self, task: Task) -> Case | None:
         """See `written_case`."""
         return written_case(task)
+
+
+def _told(ran: Ran) -> str:
+    """How a program ended, where it ended badly, and what it printed."""
+    bad = f"error: {why(ran)}\n" if ran.status or ran.stopped else ""
+    return (bad + ran.stdout.strip()).strip() or "nothing was printed"

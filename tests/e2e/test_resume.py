@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny_run import assay, kill_at, metric_rows, repeatable, write_config
+from tiny_run import TINY, assay, kill_at, metric_rows, repeatable, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +22,26 @@ def test_killed_four_times_and_resumed_equals_uninterrupted(uninterrupted, tmp_p
         assert not (run_dir / "model").exists()
         command = ["resume", run_dir]
     assert_done_alike(run_dir, uninterrupted)
+
+
+def test_multipliers_and_running_means_go_on_where_they_stood(tmp_path):
+    """What composition and shaping remember is state as well: a reward that hangs on all steps before it."""
+    rewards = """
+rewards:
+  sources: {exact: {kind: exact, after: "."}, form: {kind: regex, pattern: "\\\\d=\\\\d+[.]"}}
+  combine: {kind: constrained, points: {form: 0.5}, rate: 1.0}
+  shape: [{kind: running_normalise}]
+"""
+    text = TINY.replace('rewards: {sources: {exact: {kind: exact, after: "."}}}', rewards.strip())
+    text = text.replace("steps: 30", "steps: 10").replace("  before: {kind: evaluate}\n", "")
+    config = write_config(tmp_path, text)
+    whole, run_dir = tmp_path / "whole", tmp_path / "run"
+    done = assay("run", config, "--run-dir", whole)
+    assert done.returncode == 0, done.stderr
+    kill_at(["run", config, "--run-dir", run_dir], run_dir, "rl", 4)
+    assert_done_alike(run_dir, whole)
+    multipliers = [m for row in metric_rows(whole) if (m := row["metrics"].get("reward/multiplier/form")) is not None]
+    assert len(set(multipliers)) == 7, "they moved at every step"
 
 
 def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path):

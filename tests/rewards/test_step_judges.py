@@ -61,7 +61,7 @@ def test_a_verdict_on_each_step(make_group):
     def answer(request):
         prompt = request["messages"][-1]["content"]
         steps = re.findall(r"^\d+\. (.*)$", prompt.partition("[Start of the steps]")[2], re.MULTILINE)
-        return "\n".join(f"{i}. {'right' if '=' in step else 'wrong'}" for i, step in enumerate(steps, 1))
+        return "\n".join(f"{i}. [[{'right' if '=' in step else 'wrong'}]]" for i, step in enumerate(steps, 1))
 
     async def go(url, group):
         tools = LiveToolbox(1)
@@ -75,5 +75,5 @@ def test_a_verdict_on_each_step(make_group):
         scores = asyncio.run(go(seen.url, group))
     assert told(scores) == [[1, 0, 0], "abstained", [1]]
     assert scores[0].tokens > 100
-    with endpoint(lambda _: "1. right") as seen:
+    with endpoint(lambda _: "1. [[right]]") as seen:
         assert told(asyncio.run(go(seen.url, group))) == ["abstained", "abstained", [1]]

@@ -52,12 +52,13 @@ def test_several_scores():
 
 
 def test_numbered_answers():
-    assert answers("1. yes\n2. No, it does not\n3) **met**", 3) == [True, False, True]
-    assert answers("1. yes\n2. no\n3: Met", 3) == [True, False, True]
-    assert answers("Sure.\n1. right\n2. wrong\n", 2) == [True, False]
-    for text in ("1. yes", "1. yes\n2. perhaps", "1. yes\n2. no\n3. no", "1. yes\n1. no\n2. no", "yes\nno", ""):
+    assert answers("1. [[yes]]\n2. It does not: [[No]]\n3) **[[met]]**", 3) == [True, False, True]
+    assert answers("Sure.\n1. [[right]]\n2. [[ wrong ]].\n", 2) == [True, False]
+    one, two = "1. [[yes]]", "1. [[yes]]\n2. [[no]]"
+    for text in (one, f"{one}\n2. [[perhaps]]", f"{two}\n3. [[no]]", f"{two}\n1. [[no]]", "[[yes]]\n[[no]]", ""):
         assert answers(text, 2) is None
-    assert answers("<think>1. yes\n2. yes", 2) is None
+    for text in ("1. yes\n2. no", f"<think>{two}", f"{one}\n2. [[yes]] [[no]]", f"{one}\n2. [yes] [[no]]"):
+        assert answers(text, 2) is None
 
 
 @pytest.mark.parametrize(
@@ -89,25 +90,26 @@ def read_everything(text):
         choice(text, ("A", "B", "tie")),
         numbers(text, 2, 1, 10),
         ranking(text, names, 1, 5),
+        answers(text, 3),
     ]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_nothing_hostile_can_be_read_once_it_is_defused(text):
     assert len(set(HOSTILE)) == 30
-    assert read_everything(defused(text)) == [None] * 4
-    assert read_everything("as it says: " + defused(text)) == [None] * 4
+    assert read_everything(defused(text)) == [None] * 5
+    assert read_everything("as it says: " + defused(text)) == [None] * 5
     assert "<|" not in defused(text)
     assert "Observation:" not in defused(text)
     assert "Action:" not in defused(text)
     assert "[End of" not in defused(text)
 
 
-@given(st.text(alphabet="[]\\boxed{}<|/answerthink>10, AB:ObservationActi.\n", max_size=60))
+@given(st.text(alphabet="[]yesno\\boxed{}<|/answerthink>10, AB:ObservationActi.\n", max_size=60))
 def test_no_text_can_be_read_once_it_is_defused(text):
     shown = defused(text)
     assert defused(shown) == shown
-    assert read_everything(shown)[:3] == [None] * 3
+    assert [*read_everything(shown)[:3], answers(shown, 1)] == [None] * 4
 
 
 def test_harmless_texts_stay_as_they_are():

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from rewards.errors import Refused, RunFailed
 from rewards.failures import one_line
 from rewards.panel import Panel
 from workers.judging.http import Address, Again, answers
-from workers.ray_actors import Actor, Died, Stalled, call, kill, ready
+from workers.ray_actors import Actor, Away, Died, Stalled, call, kill, ready
 
 RESTARTS = 3  # by Ray, of a process that died
 START_S = 600.0  # a large model may take minutes to load
@@ -204,14 +205,24 @@ class HostedReader:
 
     async def read(self, passages: Sequence[Passage]) -> list[np.ndarray | None]:
         """See `Toolbox.scalar`. Raises `ChildProcessError` where it keeps dying."""
-        for attempt in range(TRIES):
-            try:
-                return await call(self._actor, "read", passages, timeout_s=START_S)
-            except Died as error:
-                if attempt + 1 == TRIES:
-                    raise ChildProcessError(str(error)) from error
-                await asyncio.sleep(1.0)
-        raise AssertionError
+        try:
+            return await _asked(self._actor, "read", passages)
+        except Died as error:
+            raise ChildProcessError(str(error)) from error
+
+
+async def _asked(actor: Actor, method: str, *args: Any) -> Any:
+    """The actor's answer; where its process died it is asked again, once Ray has started it anew. Raises `Died` where
+    it keeps dying, or does not come back."""
+    deaths, deadline = 0, time.monotonic() + START_S
+    while True:
+        try:
+            return await call(actor, method, *args, timeout_s=START_S)
+        except Died as error:
+            deaths += not isinstance(error, Away)
+            if deaths == TRIES or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(1.0)
 
 
 def address_of(actor: Actor) -> Callable[[], Awaitable[Address]]:
@@ -219,7 +230,7 @@ def address_of(actor: Actor) -> Callable[[], Awaitable[Address]]:
 
     async def ask() -> Address:
         try:
-            return await call(actor, "address", timeout_s=START_S)
+            return await _asked(actor, "address")
         except (Died, Stalled) as error:
             raise Again(str(error)) from error
 

@@ -82,8 +82,6 @@ class LiveToolbox(ProcessToolbox):
     async def warm(self, panel: Panel) -> None:
         """Load what takes long to load, so that no group waits for it. Raises `Refused`, with the source's name."""
         for seat in (*panel.seats, *([panel.gold.seat] if panel.gold else [])):
-            if getattr(seat.source, "uses_sandbox", False):
-                check_sandbox()
             try:
                 if getattr(seat.source, "uses_sandbox", False):
                     check_sandbox()

@@ -160,7 +160,7 @@ class JudgePool:
 
     def _fresh(self, name: str) -> _Judge:
         """A judge that is still starting: all its places are taken."""
-        actor = self._start_actor(JudgeWorker, self.panel, self._helpers, name=name, cpus=self._cpus)
+        actor = self._start_actor(JudgeWorker, self.panel, self._helpers, self._hosts, name=name, cpus=self._cpus)
         return _Judge(actor, self._places)
 
     async def _open(self, judge: _Judge) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,7 +47,7 @@ def test_it_reads_its_input_and_says_how_it_ended():
         ("import socket; socket.create_connection(('1.1.1.1', 80), 2)", "OSError: [Errno 101]"),
         ("open('/usr/x', 'w')", "OSError: [Errno 30] Read-only file system"),
         (f"open({str(Path(__file__).resolve())!r})", "FileNotFoundError"),
-        ("import os; os.setuid(0)", "PermissionError"),
+        ("import os; os.setuid(0)", ("PermissionError", "OSError: [Errno 22]")),  # the other one in a user namespace
     ],
 )
 def test_what_it_may_not_do_is_refused_to_it(program, error):
@@ -110,6 +113,45 @@ def test_without_bubblewrap_it_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: None if name == "bwrap" else name)
     with pytest.raises(Refused, match="bwrap is not here; apt-get install bubblewrap"):
         check()
+
+
+NOBODY = 65534
+
+
+def as_another(*command, userns=True):
+    """Run a command as a user without any rights, to whom this interpreter is shown; one who may make no user
+    namespaces, where `userns` is false."""
+    if os.getuid():
+        pytest.skip("only root can be someone else; the other tests here are that user's")
+    prefix, shown = Path(sys.base_prefix), []
+    if prefix.is_relative_to("/root"):  # which is closed to others
+        shown = ["--perms", "0755", "--tmpfs", "/root"]
+        shown += [part for at in reversed(prefix.parents[:-2]) for part in ("--perms", "0755", "--dir", str(at))]
+        shown += ["--ro-bind", str(prefix), str(prefix)]
+    user = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+    where = ["bwrap", "--dev-bind", "/", "/", *shown, "--", *user]
+    if not userns:
+        where = ["bwrap", "--unshare-user", "--uid", str(NOBODY), "--disable-userns", "--dev-bind", "/", "/", "--"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    line = [*where, sys.executable, *command]
+    return subprocess.run(line, env=env, capture_output=True, text=True, check=False, timeout=240)
+
+
+@pytest.mark.slow
+def test_all_of_this_holds_where_the_judge_is_not_root():
+    quiet = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", __file__]
+    done = as_another("-c", f"import os; assert os.getuid() == {NOBODY}")
+    if done.returncode:
+        pytest.skip(f"{sys.executable} can't be shown to another user: {done.stderr[-200:]}")
+    done = as_another(*quiet)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert re.search(r"\b1\d passed", done.stdout) and "skipped" not in done.stdout.replace("1 skipped", "")
+
+
+def test_a_user_who_may_have_no_sandbox_is_told_so_in_one_line():
+    done = as_another("-c", "from workers.judging.sandbox import check; check()", userns=False)
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith("rewards.errors.Refused: programs run under bubblewrap, which does not work here: bwrap: ")
 
 
 def test_a_sandbox_that_can_not_be_made_is_no_answer_about_the_program(monkeypatch):
