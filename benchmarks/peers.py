@@ -8,8 +8,8 @@ every token, and a learning rate of 1e-9 keeps it so:
 even    up to 20 tokens, the quickstart's work: 32 prompts x 8
 ragged  up to 512 tokens, about 100 on average: 8 prompts x 8
 
-Both get two cores: TRL in one process with two threads, Assay with its processes. Medians of the steps after the
-fifth; each side runs twice, in turns. TRL's side needs `trl` and `accelerate` beside Assay's own packages.
+Both get two cores, two threads for whoever is at work (learner and engine take turns), and log nowhere. Medians of the
+steps after the fifth; each side runs twice, in turns. TRL's side needs `trl` and `accelerate` beside Assay's packages.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def assay(folder: Path, work: str) -> float:
     config = {
         "model": {"path": str(folder / "model")},
         "data": {"kind": "files", "path": str(folder / "tasks.jsonl"), "columns": {"prompt": "prompt"}},
-        "rollout": {"max_new_tokens": tokens, "max_rows": 256},
-        "learner": {"lr": 1e-9},
+        "rollout": {"max_new_tokens": tokens, "max_rows": 256, "cpus": 2},
+        "learner": {"lr": 1e-9, "cpus": 2},
         "rewards": {"sources": {"parity": {"kind": "benchmarks.peers:parity"}}},
-        "tracking": {"samples_per_step": 0},
+        "tracking": {"mlflow": False, "samples_per_step": 0},
         "stages": {
             "rl": {
                 "kind": "rl", "algorithm": {"kind": "grpo", "group_size": 8}, "steps": STEPS, "groups_per_step": prompts
