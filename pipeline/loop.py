@@ -83,7 +83,6 @@ async def train_step(run: Training, step: int) -> tuple[Batch, dict[str, float]]
     """One step through the rooms; returns what was learned from, and the step's metrics."""
     batch = await run.feed.take(step)
     signals, infer_s = await _infer(run, batch.samples)
-    watched, watch_s = await run.watch(batch, signals) if run.watch else ({}, 0.0)
     credits_, credit_metrics = run.algorithm.credit(batch.samples, signals)
     updates = plan(credits_, run.micro_batch_tokens, run.algorithm.updates_per_step, run.ranks)
     asked = time.perf_counter()
@@ -93,6 +92,8 @@ async def train_step(run: Training, step: int) -> tuple[Batch, dict[str, float]]
         await run.transport.publish()
     published = time.perf_counter()
     await run.feed.release()
+    # A frozen reference says the same after the update: the next step is generated meanwhile.
+    watched, watch_s = await run.watch(batch, signals) if run.watch else ({}, 0.0)
     staleness = max((report.version - 1 - sample.version for sample in batch.samples), default=0)
     return batch, {
         **batch.metrics,
