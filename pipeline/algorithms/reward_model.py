@@ -116,8 +116,9 @@ class BradleyTerry:
 
 
 def _tied(sample: Sample, signal: Signals) -> Credit:
-    own = np.zeros(int(sample.mask.sum()), np.float32)
-    return Credit(sample, signal, own, own + 1, 0.0, -1 - sample.group, np.nan)
+    own = int(sample.mask.sum())
+    zeros, ones = np.zeros(own, np.float32), np.ones(own, np.float32)
+    return Credit(sample, signal, zeros, ones, 0.0, -1 - sample.group, np.nan)
 
 
 @dataclass(frozen=True, slots=True)

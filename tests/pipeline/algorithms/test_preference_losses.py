@@ -273,6 +273,10 @@ def test_answers_to_another_prompt_are_tied_by_the_formula():
     for key, one in r.items():
         assert gradients[key] == pytest.approx(one.grad.item(), rel=1e-4, abs=1e-7)
     assert BradleyTerry().credit(foreign, [Signals()] * len(foreign)) == ([], {})
+    credits_, _ = BradleyTerry(neutral=0.7).credit(samples, [Signals()] * len(samples))
+    tied = {c.bundle for c in credits_ if c.sample.reward is None}
+    assert len(tied) > 1
+    assert not tied & {c.bundle for c in credits_ if c.sample.reward is not None}
 
 
 def test_ratings_by_the_formula():
