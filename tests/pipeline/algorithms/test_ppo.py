@@ -93,8 +93,8 @@ def test_credit_is_verls(gamma, lam, estimator):
         np.testing.assert_allclose(credit.advantage, a, atol=1e-5)
         np.testing.assert_allclose(credit.target, r, atol=1e-5)
         assert credit.mass == len(a)
-    assert metrics["policy/kl_response"] == pytest.approx(float(kl.sum(1).mean()), rel=1e-6)
-    assert metrics["policy/kl_ref"] == pytest.approx(float(kl.sum() / mask.sum()), rel=1e-6)
+    assert metrics["policy/kl_response"] == pytest.approx(float(kl.sum(1).mean()), rel=1e-5, abs=1e-6)
+    assert metrics["policy/kl_ref"] == pytest.approx(float(kl.sum() / mask.sum()), rel=1e-5, abs=1e-6)
     want = 1 - np.var(np.concatenate(unpadded(samples, returns - values))) / np.var(
         np.concatenate(unpadded(samples, returns))
     )
