@@ -4,8 +4,8 @@ benchmarks.learner [logits | floor | trl | ranks]`, all of them without an argum
 logits  peak memory of log-probs, entropies and their gradients, T = 8,192 tokens, V = 151,936, hidden 1,024, beyond
         what stood there before: in chunks, and from all logits at once. The latter takes 20 GB; where fewer are free it
         is taken at T = 512 and 1,024 and drawn out in a straight line, and says so
-floor   packed tokens/s at the quickstart's lengths against forward and backward of as many tokens in rows of equal
-        length, without borders, metrics or optimizer (`benchmarks.hands`)
+floor   packed tokens/s, at the quickstart's lengths and at others, against forward and backward of as many tokens in
+        rows of equal length, without borders, metrics or optimizer (`benchmarks.hands`)
 trl     one thread, one GRPO update on 64 of GSM8K's solutions: packed, and as TRL's `GRPOTrainer` computes it, padded
         (its own loss, then clipping and AdamW, as Assay's); needs ASSAY_DATA
 ranks   tokens/s of one rank on one core, and of two ranks on two, in the processes that a run has; also on GSM8K
@@ -113,7 +113,11 @@ def bare() -> None:
     with tempfile.TemporaryDirectory() as folder:
         create(ModelInit("qwen3", SIZES), ["0123456789+-=,."], Path(folder), seed=0)
         learner = _begun(folder)
-        for name, low, high in (("26 tokens each", 20, 20), ("10 to 40 tokens", 4, 34)):
+        for name, low, high in (
+            ("22 to 26 tokens, the quickstart's", 16, 20),
+            ("26 tokens each", 20, 20),
+            ("10 to 40 tokens", 4, 34),
+        ):
             drawn = samples(rng, low, high)
             credits_, _ = Grpo().credit(drawn, [Signals()] * len(drawn))
             tokens = sum(len(c.sample.ids) for c in credits_)
